@@ -1,0 +1,124 @@
+r"""Solution texts: sentences and boxed answers. Knows LaTeX's delimiters, not data sets."""
+
+from __future__ import annotations
+
+import re
+
+# Spans that hold no sentence boundary, the first match wins: escaped characters (so that `\$` opens nothing),
+# display and inline mathematics, environments, Asymptote figures.
+_OPAQUE = re.compile(
+    r"\[asy\].*?\[/asy\]"
+    r"|\$\$.*?\$\$"
+    r"|\\\[.*?\\\]"
+    r"|\\\(.*?\\\)"
+    r"|\\begin\{(?P<env>[A-Za-z]+\*?)\}.*?\\end\{(?P=env)\}"
+    r"|\\[^A-Za-z\s]"
+    r"|\$(?:\\.|[^$\\])*\$",
+    re.DOTALL,
+)
+_FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
+_ABBREVIATION = re.compile(r"(?:^|[\s(~])(?:i\.e|e\.g|etc|vs|cf|Eq|Eqs|Fig|No|Dr|Mr|Mrs|Ms|St|Rs)\.$")
+_END = re.compile(r"[.!?][\"')\]]*$")
+_GAP = re.compile(r"\s+")
+_LABEL = re.compile(r"\s*\(?\w{1,2}[.)]\s*")
+# A sentence opens with anything but a lower-case letter or a punctuation mark.
+_OPENING = re.compile(r"[^a-z\s.,;:!?)\]}]")
+_BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+
+
+def one_line(text: str) -> str:
+    """Return the text with every run of white space as one space."""
+    return " ".join(text.split())
+
+
+def split_sentences(text: str, *, latex: bool) -> list[str]:
+    r"""Split a solution into sentences, each on one line.
+
+    With `latex`, nothing inside mathematics is split, a full stop just inside the closing delimiter ends a
+    sentence as well (`so $x = 3.$ Hence ...`), and Asymptote figures are left out. Without, `$` is currency.
+    Blank lines always end a sentence.
+    """
+    if latex:
+        text = _FIGURE.sub("\n\n", text)
+    parts: list[str] = []
+    for paragraph in _paragraphs(text, latex=latex):
+        start = 0
+        for cut in _boundaries(paragraph, latex=latex):
+            parts.append(paragraph[start:cut])
+            start = cut
+        parts.append(paragraph[start:])
+    return [sentence for part in parts if (sentence := one_line(part))]
+
+
+def last_boxed(solution: str) -> str | None:
+    r"""Return the content of the last `\boxed{...}`, nested braces included; None if there is none.
+
+    `\fbox{...}` counts as well, and `\boxed 7` boxes the one token after it. A box never closed is none.
+    """
+    found: str | None = None
+    for match in _BOXED.finditer(solution):
+        content = _group(solution, match.end())
+        if content is not None:
+            found = content
+    return found
+
+
+def _group(text: str, start: int) -> str | None:
+    if start >= len(text):
+        return None
+    if text[start] != "{":
+        token = re.match(r"\\[A-Za-z]+|[^\s$.,;]+", text[start:])
+        return token.group() if token else None
+    depth, position = 0, start
+    while position < len(text):
+        if text[position] == "\\":
+            position += 1  # an escaped brace neither opens nor closes
+        elif text[position] == "{":
+            depth += 1
+        elif text[position] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start + 1 : position].strip()
+        position += 1
+    return None
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in _OPAQUE.finditer(text)]
+
+
+def _paragraphs(text: str, *, latex: bool) -> list[str]:
+    spans = _spans(text) if latex else []
+    parts: list[str] = []
+    start = 0
+    for gap in re.finditer(r"\n\s*\n", text):
+        if not any(left < gap.start() < right for left, right in spans):
+            parts.append(text[start : gap.start()])
+            start = gap.end()
+    return [*parts, text[start:]]
+
+
+def _boundaries(text: str, *, latex: bool) -> list[int]:
+    """Return the positions where a sentence ends and another begins."""
+    spans = _spans(text) if latex else []
+    closes = {right: text[left:right] for left, right in spans}
+    cuts: list[int] = []
+    # A candidate is a gap, or (display mathematics often has no gap after it) the end of a display.
+    candidates = {gap.span() for gap in _GAP.finditer(text)}
+    candidates |= {(end, end) for end, span in closes.items() if span.startswith(("\\[", "$$", "\\begin"))}
+    for left, right in sorted(candidates):
+        inside = any(a < left < b for a, b in spans)
+        if inside or left == 0 or right == len(text) or not _OPENING.match(text[right:]):
+            continue
+        alone = _LABEL.fullmatch(text[cuts[-1] if cuts else 0 : left])  # the "1." of a list is no sentence
+        if not alone and _ends_sentence(text[:left], closes.get(left)):
+            cuts.append(right)
+    return cuts
+
+
+def _ends_sentence(before: str, span: str | None) -> bool:
+    if span is not None:
+        content = re.sub(r"(?:\$\$?|\\\]|\\\)|\\end\{[A-Za-z]+\*?\})$", "", span).rstrip()
+        return content.endswith((".", "!", "?")) and not content.endswith((r"\.", "..."))
+    tail = before[-12:]
+    return bool(_END.search(tail)) and not _ABBREVIATION.search(tail)
