@@ -1,0 +1,251 @@
+"""The command line `lrd`: names a command, calls the room that does it, turns errors into one line.
+
+Knows no models and no phases: what is heavy is imported by the command that needs it: `lrd --help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from lrd_peft.errors import UserError, nearest
+
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        help: one line for `lrd --help`.
+        run: does it, from the arguments after its name.
+        resumes: the same command again goes on where it stopped.
+    """
+
+    help: str
+    run: Callable[[Sequence[str]], None]
+    resumes: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors, with both spellings of a flag and the nearest right one."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"lrd {command}", description=description, allow_abbrev=False)
+        self._flags: list[str] = ["--help"]
+
+    def flag(self, name: str, **settings: object) -> None:
+        """Add `--some_name`, which may be written `--some-name` too."""
+        self._flags.append(name)
+        spellings = dict.fromkeys((name, "--" + name[2:].replace("_", "-")))
+        self.add_argument(*spellings, **settings)  # pyright: ignore[reportArgumentType]
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        found, rest = self.parse_known_args(list(arguments))
+        if rest:
+            flag = rest[0].partition("=")[0]
+            if not flag.startswith("-"):
+                raise UserError(f'"{flag}" is one argument too many. See {self.prog} --help.')
+            hint = nearest("--" + flag.lstrip("-").replace("-", "_"), self._flags)
+            raise UserError(f"unknown flag {flag}.{hint} See {self.prog} --help.")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. See {self.prog} --help.")
+
+
+def _phases(name: str, phases: tuple[str, ...], help: str) -> Command:
+    """Return the command that runs some of the phases: its flags are the configuration's fields."""
+
+    def run(arguments: Sequence[str]) -> None:
+        from lrd_peft.config import parse_request
+
+        request = parse_request(arguments, prog=f"lrd {name}", description=help)
+        if request.dry_run:
+            from lrd_peft.experiments.dry_run import dry_run
+
+            print(dry_run(request.config))
+        else:
+            from lrd_peft.experiments.runner import run_phases
+
+            run_phases(request.config, phases)
+            if "evaluation" in phases:
+                from lrd_peft.report.tables import show
+
+                print(show(Path(request.config.output_dir)))
+
+    return Command(help, run, resumes=True)
+
+
+def _solve(arguments: Sequence[str]) -> None:
+    parser = _Parser("solve", COMMANDS["solve"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("questions", nargs="+", metavar="QUESTION", help="a question, in quotes")
+    found = parser.parse(arguments)
+    run = _existing(found.run)
+    from lrd_peft.phases.solve import solve
+
+    print(solve(run, found.questions))
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    parser = _Parser("compare", COMMANDS["compare"].help)
+    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="run folder or record")
+    parser.add_argument("run_b", type=Path, metavar="RUN_B", help="run folder or record")
+    found = parser.parse(arguments)
+    run_a, run_b = _existing(found.run_a), _existing(found.run_b)
+    from lrd_peft.experiments.compare import compare
+
+    print(compare(run_a, run_b))
+
+
+def _show(arguments: Sequence[str]) -> None:
+    parser = _Parser("show", COMMANDS["show"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or record")
+    run = _existing(parser.parse(arguments).run)
+    from lrd_peft.report.tables import show
+
+    print(show(run))
+
+
+def _pretrain(arguments: Sequence[str]) -> None:
+    parser = _Parser("pretrain", COMMANDS["pretrain"].help)
+    parser.add_argument("name", metavar="NAME", help="tiny-teacher or tiny-student")
+    parser.flag("--output_dir", type=Path, help="folder that becomes the model (default: runs/pretrain/NAME)")
+    parser.flag("--scale", type=float, default=1.0, help="share of the training; below 1 for a quick try")
+    parser.flag("--num_threads", type=int, help="CPU threads of torch")
+    found = parser.parse(arguments)
+    if not found.scale > 0:
+        raise UserError(f"--scale is {found.scale:g}; it must be above 0")
+    if found.num_threads is not None and found.num_threads < 1:
+        raise UserError(f"--num_threads is {found.num_threads}; it must be at least 1")
+    from lrd_peft.phases.pretrain import pretrain
+
+    folder = found.output_dir or Path("runs", "pretrain", found.name)
+    print(pretrain(found.name, output_dir=folder, scale=found.scale, threads=found.num_threads))
+
+
+def _problems(arguments: Sequence[str]) -> None:
+    parser = _Parser("problems", COMMANDS["problems"].help)
+    parser.add_argument("name", metavar="NAME", help='data set, as in --dataset of "lrd run"')
+    parser.flag("--split", default="train", help="train, validation or test (default: train)")
+    parser.flag("--limit", type=int, default=10, help="at most so many of each set; 0 for all (default: 10)")
+    parser.flag("--seed", type=int, default=0, help="draws the problems of the generated sets (default: 0)")
+    parser.flag("--data_dir", type=Path, help="folder with local files, instead of the hub")
+    parser.flag("--steps_style", default="text", help="text or equations (default: text)")
+    found = parser.parse(arguments)
+    import json
+
+    from lrd_peft.data import load_problems
+
+    problems = load_problems(
+        found.name,
+        split=found.split,
+        limit=None if found.limit == 0 else found.limit,
+        seed=found.seed,
+        data_dir=found.data_dir,
+        steps_style=found.steps_style,
+    )
+    for problem in problems:
+        print(json.dumps(problem.to_row(), ensure_ascii=False))
+    print(problems.report(), file=sys.stderr)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        siblings = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f'there is no run "{path}".{nearest(str(path), siblings)}')
+    return path
+
+
+COMMANDS: dict[str, Command] = {
+    "run": _phases("run", ("teacher", "store", "student", "evaluation"), "All phases, then the table."),
+    "train-teacher": _phases("train-teacher", ("teacher",), "Phase 1: teach the teacher to think."),
+    "extract": _phases("extract", ("store",), "Phase 2: write the teacher's hidden states to disk."),
+    "distill": _phases("distill", ("student",), "Phase 3: train the student."),
+    "evaluate": _phases("evaluate", ("evaluation",), "Phase 4: measure on held-out problems."),
+    "solve": Command("Answer questions with the student of a run.", _solve),
+    "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
+    "show": Command("Print the table of a finished run.", _show),
+    "problems": Command("Print problems as JSON lines.", _problems),
+    "pretrain": Command("Make an embedded tiny model again, from its seed.", _pretrain),
+}
+
+
+def overview() -> str:
+    """Return what `lrd --help` prints."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: lrd COMMAND [arguments]\n\n"
+        "Teach a language model to think in hidden states, and a smaller one to follow it.\n\n"
+        f"commands:\n{rows}\n\n"
+        "lrd COMMAND --help lists a command's flags; lrd --version prints the version.\n"
+        "LRD_TRACEBACK=1 in the environment shows where an error comes from.\n"
+        "Start with: lrd run --config configs/demo.yaml"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run one command and return the exit status; `None` and 0 are success."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    resumes = bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].resumes
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()  # a broken pipe shows here rather than at exit
+        return status
+    except BrokenPipeError:
+        # python flushes stdout once more at exit; that must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        on = "; the same command goes on from here" if resumes else ""
+        print(f"lrd: interrupted{on}", file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, OSError) as error:
+        if os.environ.get("LRD_TRACEBACK") == "1":
+            raise
+        message = _os_message(error, resumes=resumes) if isinstance(error, OSError) else str(error)
+    print(f"lrd: error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _dispatch(arguments: list[str]) -> int | None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return None if arguments else USER_ERROR
+    name, *rest = arguments
+    if name in ("-V", "--version"):
+        from lrd_peft import __version__
+
+        print(f"lrd {__version__}")
+        return None
+    if name not in COMMANDS:
+        if name.startswith("-"):
+            raise UserError(f"flags go after a command, {name} stands alone: lrd run {' '.join(arguments)}")
+        raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
+    COMMANDS[name].run(rest)
+    return None
+
+
+def _os_message(error: OSError, *, resumes: bool) -> str:
+    place = f' "{error.filename}"' if error.filename else ""
+    if isinstance(error, PermissionError):
+        return f"no permission for{place}; choose another folder" + (" with --output_dir" if resumes else "")
+    if error.errno == errno.ENOSPC:
+        on = "; free some space, then the same command goes on from here" if resumes else ""
+        return f"no space left on the disk{place and ' for' + place}{on}"
+    if error.errno is None:  # not from the system: libraries raise it with a message of their own
+        return " ".join(str(error).split())
+    return f"{error.strerror}{place and ':' + place}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Which fields change the result of which phase, so that an artifact is reused or refused. Knows names only.
+
+Each phase builds on the one before, so its identity holds that one's fields too. Fields that change where,
+how fast or how visibly a run works (output_dir, device, num_threads, report_to, ...) belong to no phase.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Phase = Literal["teacher", "store", "student", "evaluation"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+_LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+
+OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
+    "teacher": (
+        *("teacher", "teacher_revision", "dtype", "quantization"),
+        *("dataset", "data_dir", "num_train_problems", "num_validation_problems"),
+        *("steps_style", "prompt_style", "max_length"),
+        *("thoughts_per_step", "max_stage", "thought_projection", "thought_passes", "thought_markers"),
+        *("teacher_tuning", "epochs_stage0", "epochs_per_stage", "epochs_last_stage", "uniform_prob"),
+        *("teacher_learning_rate", "teacher_batch_size", "seed"),
+        # both trainings have these
+        *("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler"),
+    ),
+    "store": ("positions", "store_dtype", "store_layers"),
+    "student": (
+        *("student", "student_revision", "prune_how", "keep_blocks"),
+        *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
+        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs"),
+        *_LORA,
+    ),
+    "evaluation": (
+        *("methods", "eval_datasets", "num_eval_problems", "eval_split", "eval_batch_size", "max_new_tokens"),
+    ),
+}
+
+NO_RESULT = (
+    *("trust_remote_code", "attn_implementation", "shard_bytes", "output_dir", "device", "num_threads"),
+    *("report_to", "run_name", "logging_steps", "save_steps"),
+)
+
+
+def phase_fields(values: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
+    """Return the values that decide what the phase produces, with those of the phases before it.
+
+    Values that mean the same are made the same: store_layers that are not given become the distill_layers,
+    epochs_last_stage becomes epochs_per_stage, eval_datasets the parts of dataset.
+    """
+    names = [name for earlier in PHASES[: PHASES.index(phase) + 1] for name in OWN_FIELDS[earlier]]
+    if values["teacher_tuning"] != "full":
+        names += [name for name in _LORA if name not in names]
+    fields = {name: values[name] for name in names}
+    if fields["epochs_last_stage"] is None:
+        fields["epochs_last_stage"] = values["epochs_per_stage"]
+    if "store_layers" in fields:
+        fields["store_layers"] = tuple(sorted(values["store_layers"] or values["distill_layers"]))
+    if "eval_datasets" in fields and values["eval_datasets"] is None:
+        fields["eval_datasets"] = tuple(part.strip() for part in values["dataset"].split("+"))
+    return fields
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for these fields and values, in whatever order."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return `(field, value in a, value in b)` where they differ; a field that one lacks has `None` there.
+
+    Lists and tuples with the same elements are the same: JSON knows no tuples.
+    """
+
+    def plain(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    names = [*a, *(name for name in b if name not in a)]
+    return [(name, a.get(name), b.get(name)) for name in names if plain(a.get(name)) != plain(b.get(name))]

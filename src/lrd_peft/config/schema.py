@@ -1,0 +1,106 @@
+"""The configuration of a run: its fields and the rules between them. Knows no files or flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+from typing_extensions import Self
+
+from lrd_peft.config import identity
+from lrd_peft.config.fields import Fields
+from lrd_peft.config.identity import Phase
+
+
+class RunConfig(Fields):
+    """The typed, frozen, validated configuration of one run."""
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        depth = self.student_depth  # refuses "teacher:many"
+        if self.keep_blocks is not None:
+            if depth is None:
+                raise ValueError(
+                    f'keep_blocks chooses blocks of "teacher:N", but student is "{self.student}"; '
+                    f'set student to "teacher:{len(self.keep_blocks)}" or leave keep_blocks out'
+                )
+            if len(self.keep_blocks) != depth:
+                raise ValueError(
+                    f'keep_blocks names {len(self.keep_blocks)} blocks, but student is "{self.student}"; '
+                    f'name {depth} blocks or set student to "teacher:{len(self.keep_blocks)}"'
+                )
+            if list(self.keep_blocks) != sorted(self.keep_blocks):
+                raise ValueError(f"keep_blocks is {list(self.keep_blocks)}; list them in rising order")
+        if self.student_layers is not None and len(self.student_layers) != len(self.distill_layers):
+            raise ValueError(
+                f"student_layers names {len(self.student_layers)} layers and distill_layers "
+                f"{len(self.distill_layers)}; each teacher layer needs one student layer"
+            )
+        if self.store_layers is not None:
+            missing = sorted(set(self.distill_layers) - set(self.store_layers))
+            if missing:
+                raise ValueError(
+                    f"store_layers {list(self.store_layers)} lacks layer {', '.join(map(str, missing))} of "
+                    f"distill_layers; add it to store_layers or leave store_layers out"
+                )
+        trains = max(self.epochs_stage0, self.epochs_per_stage, self.last_stage_epochs) > 0
+        if self.teacher_tuning == "qlora" and self.quantization is None:
+            raise ValueError('teacher_tuning is "qlora" but quantization is not set; set it to 4bit or 8bit')
+        if self.teacher_tuning == "full" and self.quantization is not None and trains:
+            raise ValueError(
+                f'a teacher in {self.quantization} cannot be trained with teacher_tuning "full"; '
+                'set teacher_tuning to "qlora" or leave quantization out'
+            )
+        if any(not part.strip() for part in self.dataset.split("+")):
+            raise ValueError(f'dataset is "{self.dataset}"; it must be a name or names joined by +')
+        return self
+
+    @property
+    def student_depth(self) -> int | None:
+        """N where the student is "teacher:N"; `None` where it is a model of its own."""
+        kind, colon, depth = self.student.partition(":")
+        if kind != "teacher" or not colon:
+            return None
+        if not (depth.isascii() and depth.isdigit()) or int(depth) < 1:
+            raise ValueError(f'student is "{self.student}"; in "teacher:N" N must be a whole number above 0')
+        return int(depth)
+
+    @property
+    def dataset_parts(self) -> tuple[str, ...]:
+        """The data sets that `dataset` joins."""
+        if Path(self.dataset).exists():  # a file may have a + in its name
+            return (self.dataset,)
+        return tuple(part.strip() for part in self.dataset.split("+"))
+
+    @property
+    def evaluated_datasets(self) -> tuple[str, ...]:
+        """The data sets of the evaluation."""
+        return self.eval_datasets or self.dataset_parts
+
+    @property
+    def stored_layers(self) -> tuple[int, ...]:
+        """The teacher layers that the store holds, in rising order."""
+        return tuple(sorted(self.store_layers or self.distill_layers))
+
+    @property
+    def last_stage_epochs(self) -> float:
+        """Epochs of the curriculum's last stage."""
+        return self.epochs_per_stage if self.epochs_last_stage is None else self.epochs_last_stage
+
+    @property
+    def num_thoughts(self) -> int:
+        """Thoughts of a problem at the last stage."""
+        return self.max_stage * self.thoughts_per_step
+
+    def phase_fields(self, phase: Phase) -> dict[str, Any]:
+        """Return the fields that decide what a phase (and those before it) produces."""
+        return identity.phase_fields(self.model_dump(), phase)
+
+    def result_fields(self) -> dict[str, Any]:
+        """Return every field that can change a result of the run."""
+        return self.phase_fields("evaluation")
+
+    def fingerprint(self, phase: Phase = "evaluation") -> str:
+        """Return 16 hexadecimal digits that stand for `phase_fields(phase)`."""
+        return identity.fingerprint(self.phase_fields(phase))

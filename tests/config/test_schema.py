@@ -1,0 +1,197 @@
+"""Fields and the rules between them."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lrd_peft.config import RunConfig
+from lrd_peft.config.messages import ALIASES, expected
+
+
+def test_defaults_are_the_specified_hyperparameters() -> None:
+    config = RunConfig()
+    assert config.distill_alpha == 0.1
+    assert config.lora_r == 16
+    assert config.lora_alpha == 32
+    assert config.distill_layers == (8, 9, 10, 11, 12)
+    assert config.learning_rate == 1e-4
+    assert config.batch_size == 4
+    assert config.epochs == 3
+    assert config.warmup_steps == 0.1
+
+
+def test_each_field_has_one_line_of_help() -> None:
+    for name, info in RunConfig.model_fields.items():
+        assert info.description, name
+        assert "\n" not in info.description, name
+        assert info.description.endswith("."), name
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(RunConfig(), "epochs", 5)  # noqa: B010 - the type checker refuses the plain form, as it should
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("distill_alpha", -0.01),
+        ("distill_alpha", 1.01),
+        ("distill_alpha", float("nan")),
+        ("uniform_prob", 2),
+        ("learning_rate", 0),
+        ("learning_rate", float("inf")),
+        ("batch_size", 0),
+        ("batch_size", True),
+        ("batch_size", 2.5),
+        ("epochs", 0),
+        ("max_stage", -1),
+        ("thoughts_per_step", 0),
+        ("lora_dropout", 1.0),
+        ("distill_layers", ()),
+        ("distill_layers", (8, 8)),
+        ("distill_layers", (-1,)),
+        ("distill_layers", (True, 2)),
+        ("distill_layers", 8),
+        ("methods", ()),
+        ("methods", ("base", "base")),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("device", "gpu"),
+        ("device", "cuda:x"),
+        ("teacher", ""),
+        ("output_dir", ""),
+        ("dtype", "fp32"),
+        ("warmup_steps", -1),
+        ("warmup_steps", 1.5),
+        ("warmup_steps", "100%"),
+        ("warmup_steps", "x%"),
+        ("lora_targets", "all"),
+        ("lora_targets", ()),
+        ("trust_remote_code", "perhaps"),
+        ("prune_how", "random"),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        RunConfig(**{field: value})
+    assert caught.value.errors()[0]["loc"][0] == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("distill_alpha", 0),
+        ("distill_alpha", 1),
+        ("max_stage", 0),
+        ("num_validation_problems", 0),
+        ("num_eval_problems", None),
+        ("epochs", 0.01),
+        ("epochs_stage0", 0),
+        ("lora_targets", ("q_proj",)),
+        ("device", "cuda:1"),
+        ("distill_layers", (0,)),
+        ("student_layers", (1, 1, 2, 2, 3)),
+        ("warmup_steps", 0),
+        ("warmup_steps", 100),
+    ],
+)
+def test_values_at_the_edge_are_accepted(field: str, value: Any) -> None:
+    assert getattr(RunConfig(**{field: value}), field) == value
+
+
+@pytest.mark.parametrize(("written", "meant"), [("10%", 0.1), (" 2.5 %", 0.025), ("0%", 0.0), ("20", 20.0)])
+def test_warmup_may_be_a_percentage(written: Any, meant: float) -> None:
+    assert RunConfig(warmup_steps=written).warmup_steps == pytest.approx(meant)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"student": "teacher:x"}, "above 0"),
+        ({"student": "teacher:0"}, "above 0"),
+        ({"student": "teacher:"}, "above 0"),
+        ({"keep_blocks": (0, 1)}, 'set student to "teacher:2"'),
+        ({"student": "teacher:3", "keep_blocks": (0, 1)}, "names 2 blocks"),
+        ({"student": "teacher:2", "keep_blocks": (5, 1)}, "rising order"),
+        ({"student_layers": (1, 2)}, "names 2 layers and distill_layers 5"),
+        ({"store_layers": (8, 9, 10)}, "lacks layer 11, 12"),
+        ({"teacher_tuning": "qlora"}, "quantization is not set"),
+        ({"quantization": "4bit"}, 'teacher_tuning to "qlora"'),
+        ({"dataset": "gsm-mini+"}, "joined by"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RunConfig(**settings)
+
+
+def test_a_quantized_teacher_that_is_not_trained_is_fine() -> None:
+    assert RunConfig(quantization="8bit", epochs_stage0=0, epochs_per_stage=0).quantization == "8bit"
+    assert RunConfig(quantization="4bit", teacher_tuning="qlora").quantization == "4bit"
+
+
+def test_what_the_fields_amount_to() -> None:
+    config = RunConfig(
+        student="teacher:2",
+        keep_blocks=(0, 11),
+        dataset="gsm8k + math",
+        distill_layers=(12, 8),
+        thoughts_per_step=2,
+        max_stage=3,
+        epochs_per_stage=2,
+    )
+    assert config.student_depth == 2
+    assert config.dataset_parts == ("gsm8k", "math")
+    assert config.evaluated_datasets == ("gsm8k", "math")
+    assert config.stored_layers == (8, 12)
+    assert config.num_thoughts == 6
+    assert config.last_stage_epochs == 2
+    assert RunConfig(eval_datasets=("aqua",)).evaluated_datasets == ("aqua",)
+    assert RunConfig(student="gpt2").student_depth is None
+    assert RunConfig(epochs_last_stage=0).last_stage_epochs == 0
+
+
+def test_a_file_with_a_plus_in_its_name_is_one_data_set(tmp_path: Any) -> None:
+    path = tmp_path / "a+b.jsonl"
+    path.touch()
+    assert RunConfig(dataset=str(path)).dataset_parts == (str(path),)
+
+
+def test_aliases_name_fields() -> None:
+    assert {"alpha", "lr"} == set(ALIASES)
+    assert set(ALIASES.values()) <= set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("distill_alpha", "a number from 0 to 1"),
+        ("lora_dropout", "a number at least 0 and below 1"),
+        ("batch_size", "a whole number at least 1"),
+        ("thought_markers", "true or false"),
+        ("teacher", "text"),
+        ("quantization", "one of 4bit, 8bit or null (None as a flag)"),
+        ("distill_layers", "a list of one or more, each a whole number at least 0"),
+        ("lora_targets", '"all-linear" or a list of one or more, each text'),
+    ],
+)
+def test_what_a_field_may_hold_in_words(field: str, words: str) -> None:
+    assert expected(field) == words
+
+
+def test_choices_are_those_of_the_rooms_that_use_them() -> None:
+    from lrd_peft.data.encoding import PROMPT_STYLES
+    from lrd_peft.data.readers import STEPS_STYLES
+    from lrd_peft.model.prune import WAYS
+
+    def choices(field: str) -> tuple[str, ...]:
+        return typing.get_args(RunConfig.model_fields[field].annotation)
+
+    assert set(choices("prompt_style")) == set(PROMPT_STYLES)
+    assert set(choices("steps_style")) == set(STEPS_STYLES)
+    assert set(choices("prune_how")) == set(WAYS)
