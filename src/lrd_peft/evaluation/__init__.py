@@ -1,0 +1,1 @@
+"""Evaluation: answers, metrics, scoring. Imports nothing, so that answers and metrics never load torch."""
