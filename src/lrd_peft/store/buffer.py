@@ -1,0 +1,125 @@
+"""The shard that is being filled: states, rows, offsets and sums in memory. Knows tensors, not folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lrd_peft.errors import UserError
+from lrd_peft.store.format import StoreSpec
+
+TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SAFETENSORS_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+SCRATCH_VALUES = 1 << 16  # float64 values summed at a time: they fit into the cache
+HEADER_ALIGNMENT = 64
+
+
+class ShardBuffer:
+    """Problems of one shard, laid out as the file will hold them.
+
+    `states` is one flat tensor [rows, H]: problem after problem, each a contiguous [L, P, H]. One named
+    tensor per problem would cost a header entry of about 100 bytes and an opening time that grows with them;
+    the offsets cost 16 bytes, and a problem still is one contiguous view.
+    """
+
+    def __init__(self, spec: StoreSpec, *, capacity_rows: int) -> None:
+        self._spec = spec
+        self._dtype = TORCH_DTYPE[spec.dtype]
+        self._states = torch.empty(max(1, capacity_rows), spec.hidden_size, dtype=self._dtype)
+        block = max(1, SCRATCH_VALUES // spec.hidden_size)
+        self._scratch = torch.empty(block, spec.hidden_size, dtype=torch.float64)
+        self.clear()
+
+    def clear(self) -> None:
+        self.num_positions = 0
+        self.count = 0  # values per layer in the sums
+        self.sums = torch.zeros(2, len(self._spec.layers), dtype=torch.float64)  # of values, of squares
+        self.rows: list[bytes] = []
+        self._offsets = [0]
+        self._row_offsets = [0]
+
+    def add(self, index: int, states: Tensor, row: Mapping[str, Any]) -> None:
+        """Take one problem's states [L, P, H] and row, or raise and stay as before."""
+        num_layers, hidden_size = len(self._spec.layers), self._spec.hidden_size
+        if states.dim() != 3 or states.shape[0] != num_layers or states.shape[2] != hidden_size:
+            raise UserError(
+                f"problem {index}: states have shape {list(states.shape)}, "
+                f"the store holds [{num_layers} layers, positions, {hidden_size} hidden]"
+            )
+        try:
+            text = (json.dumps(dict(row)) + "\n").encode()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"problem {index}: its row cannot be written as JSON: {error}") from error
+        num_positions = states.shape[1]
+        start = self.num_positions * num_layers
+        stop = start + num_positions * num_layers
+        self._reserve(stop)
+        target = self._states[start:stop]
+        target.view(num_layers, num_positions, hidden_size).copy_(states.detach())
+        sums = self._row_sums(target).view(2, num_layers, num_positions)
+        if not math.isfinite(float(sums[1].sum())):
+            self._raise_not_finite(index, states, sums[1], row)
+        skipped = 1 if self._spec.positions == "all" else 0  # the first token is an attention sink
+        self.sums += sums[:, :, skipped:].sum(dim=2)
+        self.count += max(0, num_positions - skipped) * hidden_size
+        self.num_positions += num_positions
+        self.rows.append(text)
+        self._offsets.append(self.num_positions)
+        self._row_offsets.append(self._row_offsets[-1] + len(text))
+
+    def _reserve(self, num_rows: int) -> None:
+        if num_rows > len(self._states):
+            larger = torch.empty(max(num_rows, 2 * len(self._states)), self._spec.hidden_size, dtype=self._dtype)
+            used = self.num_positions * len(self._spec.layers)
+            larger[:used] = self._states[:used]
+            self._states = larger
+
+    def _row_sums(self, values: Float[Tensor, "row hidden"]) -> Float[Tensor, "2 row"]:
+        """Sum and sum of squares of each row, in float64; the same for any number of threads."""
+        result = torch.empty(2, len(values), dtype=torch.float64)
+        for start in range(0, len(values), len(self._scratch)):
+            part = values[start : start + len(self._scratch)]
+            scratch = self._scratch[: len(part)].copy_(part)
+            torch.sum(scratch, dim=1, out=result[0, start : start + len(part)])
+            torch.sum(scratch.square_(), dim=1, out=result[1, start : start + len(part)])
+        return result
+
+    def _raise_not_finite(self, index: int, states: Tensor, squares: Tensor, row: Mapping[str, Any]) -> None:
+        place = int((~torch.isfinite(squares)).any(dim=1).nonzero()[0])
+        problem = f"problem {index}" + (f' ("{row["id"]}")' if row.get("id") else "")
+        cause = "the model produced it: run it in float32 or bfloat16, or leave the problem out"
+        if bool(torch.isfinite(states[place]).all()):
+            cause = f"the model's values are finite, {self._spec.dtype} is too narrow: store bfloat16 or float32"
+        raise UserError(f"{problem}: NaN or Inf in the states of layer {self._spec.layers[place]}; {cause}")
+
+    def file_parts(self, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+        """The bytes of the safetensors file, piece by piece and without a copy of the states."""
+        offsets = torch.tensor(self._offsets, dtype=torch.int64)
+        row_offsets = torch.tensor(self._row_offsets, dtype=torch.int64)
+        states = self._states[: self.num_positions * len(self._spec.layers)]
+        header: dict[str, Any] = {"__metadata__": dict(metadata)}
+        position = 0
+        views: list[memoryview] = []
+        for name, dtype, tensor in (
+            ("offsets", "I64", offsets),
+            ("row_offsets", "I64", row_offsets),
+            ("states", SAFETENSORS_DTYPE[self._spec.dtype], states),
+        ):
+            view = tensor.view(-1).view(torch.uint8).numpy().data
+            header[name] = {
+                "dtype": dtype,
+                "shape": list(tensor.shape),
+                "data_offsets": [position, position + len(view)],
+            }
+            position += len(view)
+            views.append(view)
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-(8 + len(text)) % HEADER_ALIGNMENT)
+        yield len(text).to_bytes(8, "little") + text
+        yield from views

@@ -1,0 +1,192 @@
+"""The reader of a finished store: memory-mapped, opened in the time of one small file. Knows no models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lrd_peft.errors import UserError
+from lrd_peft.store.buffer import TORCH_DTYPE
+from lrd_peft.store.disk import shard_damage
+from lrd_peft.store.format import FORMAT_VERSION, JOURNAL, MANIFEST, ShardEntry, StoreSpec
+from lrd_peft.store.journal import read_journals, read_sealed
+
+REBUILD = "run the extract phase again: it rebuilds what is damaged and keeps the rest"
+
+
+class Store:
+    """Teacher states and rows of `len(store)` problems; make one with `Store.open`.
+
+    `store[i]` is the record of the data format. `store.states(i)` is faster: a view of the file, [L, P, H].
+    Shards are mapped when first asked for and stay mapped. Sizes and headers are checked then; checksums only
+    by `verify`, which reads every byte.
+    """
+
+    def __init__(self, folder: Path, spec: StoreSpec, plan: int, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.spec = folder, spec
+        self.num_positions: int = manifest["num_positions"]
+        self.mean = {layer: float(manifest["layers"][str(layer)]["mean"]) for layer in spec.layers}
+        self.variance = {layer: float(manifest["layers"][str(layer)]["variance"]) for layer in spec.layers}
+        self._plan = plan
+        self._entries = [ShardEntry.from_json(line, num_layers=len(spec.layers)) for line in manifest["shards"]]
+        expected = [(first, min(first + plan, spec.num_problems)) for first in range(0, spec.num_problems, plan)]
+        if self.shard_ranges != expected:
+            raise ValueError("its shards do not hold each problem once")
+        self._shards: list[_Shard | None] = [None] * len(self._entries)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, expect: StoreSpec | None = None) -> Store:
+        """Open a finished store; with `expect`, refuse one that differs from it and name both values."""
+        folder = Path(folder)
+        path = folder / MANIFEST
+        try:
+            manifest = read_sealed(path)
+        except FileNotFoundError:
+            state = "is not finished (it has no manifest)" if (folder / JOURNAL).exists() else "does not exist"
+            raise UserError(
+                f"the store {folder} {state}: run the extract phase again, it goes on where it stopped"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        if manifest is None:
+            raise UserError(f"{path} is damaged: {REBUILD}")
+        if manifest.get("version") != FORMAT_VERSION:
+            raise UserError(f"{path} has store format {manifest.get('version')}, this version knows {FORMAT_VERSION}")
+        try:
+            spec = StoreSpec.from_json(manifest["spec"])
+            store = cls(folder, spec, int(manifest["problems_per_shard"]), manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): {REBUILD}") from error
+        if expect is not None and (differences := spec.differences(expect)):
+            raise UserError(
+                f"the store {folder} is not the one asked for: {'; '.join(differences)}. "
+                "Ask for what it holds, or extract into another folder"
+            )
+        return store
+
+    def __len__(self) -> int:
+        return self.spec.num_problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store.open, (self.folder,)  # a worker process maps the files itself
+
+    @property
+    def shard_ranges(self) -> list[tuple[int, int]]:
+        """Problems [first, stop) of each shard: shuffle within a few of them at a time to spare the disk."""
+        return [(entry.first, entry.stop) for entry in self._entries]
+
+    def states(self, index: int) -> Float[Tensor, "layer position hidden"]:
+        """[L, P, H] of one problem, a view of the mapped file. Writing into it does not change the file."""
+        shard, local = self._find(index)
+        start, stop = shard.span(local)
+        num_layers, num_positions, hidden_size = len(self.spec.layers), stop - start, self.spec.hidden_size
+        return shard.states.as_strided(  # one call: half the time of a slice and a view
+            (num_layers, num_positions, hidden_size),
+            (num_positions * hidden_size, hidden_size, 1),
+            shard.states.storage_offset() + start * num_layers * hidden_size,
+        )
+
+    def batch(self, indices: Iterable[int]) -> list[Float[Tensor, "layer _ hidden"]]:
+        """The views of several problems; `torch.stack` them when all have the same number of positions."""
+        return [self.states(index) for index in indices]
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Question, steps, answer and what else the problem's row holds, without touching its states."""
+        shard, local = self._find(index)
+        return shard.row(local)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        states = self.states(index)
+        hidden_states = {f"layer_{layer}": states[place] for place, layer in enumerate(self.spec.layers)}
+        return {**self.row(index), "hidden_states": hidden_states}
+
+    def verify(self) -> list[str]:
+        """Read every byte and say what is damaged; an empty list means that nothing is."""
+        found = [
+            f"problems {entry.first}..{entry.stop - 1}: {damage}"
+            for entry in self._entries
+            for damage in shard_damage(self.folder, entry)
+        ]
+        return found + read_journals(self.folder, [JOURNAL]).damages
+
+    def _find(self, index: int) -> tuple[_Shard, int]:
+        if not 0 <= index < self.spec.num_problems:
+            raise IndexError(f"problem {index} of a store of {self.spec.num_problems}")
+        number, local = divmod(index, self._plan)
+        shard = self._shards[number]
+        if shard is None:
+            shard = self._shards[number] = _Shard(self.folder, self._entries[number], self.spec)
+        return shard, local
+
+
+class _Shard:
+    """One mapped shard. Everything its files say is checked against the manifest before it is used."""
+
+    def __init__(self, folder: Path, entry: ShardEntry, spec: StoreSpec) -> None:
+        self._path, self._rows_path = folder / entry.name, folder / entry.rows_name
+        num_problems = entry.stop - entry.first
+        with self._damage(self._path):
+            self._check_size(self._path, entry.num_bytes)
+            file = safe_open(self._path, framework="pt")
+            self.states: Tensor = file.get_tensor("states")
+            offsets, row_offsets = file.get_tensor("offsets"), file.get_tensor("row_offsets")
+            wanted = (
+                (
+                    "states",
+                    self.states,
+                    (entry.num_positions * len(spec.layers), spec.hidden_size),
+                    TORCH_DTYPE[spec.dtype],
+                ),
+                ("offsets", offsets, (num_problems + 1,), torch.int64),
+                ("row_offsets", row_offsets, (num_problems + 1,), torch.int64),
+            )
+            for name, tensor, shape, dtype in wanted:
+                if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                    raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}")
+        self._num_positions = entry.num_positions
+        self._offsets, self._row_offsets = memoryview(offsets.numpy()), memoryview(row_offsets.numpy())
+        with self._damage(self._rows_path):
+            self._check_size(self._rows_path, entry.rows_bytes)
+            with open(self._rows_path, "rb") as rows:
+                self._rows = mmap.mmap(rows.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def span(self, local: int) -> tuple[int, int]:
+        """Positions [start, stop) of a problem of this shard."""
+        start, stop = self._offsets[local], self._offsets[local + 1]
+        if not 0 <= start <= stop <= self._num_positions:
+            raise UserError(f"{self._path} is damaged (an offset points outside it): {REBUILD}")
+        return start, stop
+
+    def row(self, local: int) -> dict[str, Any]:
+        start, stop = self._row_offsets[local], self._row_offsets[local + 1]
+        if not 0 <= start <= stop <= len(self._rows):
+            raise UserError(f"{self._path} is damaged (an offset points outside the rows): {REBUILD}")
+        with self._damage(self._rows_path):
+            row = json.loads(self._rows[start:stop])
+            if not isinstance(row, dict):
+                raise ValueError(f"row {local} is no JSON object")
+            return row
+
+    @staticmethod
+    def _check_size(path: Path, num_bytes: int) -> None:
+        if (size := path.stat().st_size) != num_bytes:
+            raise ValueError(f"it has {size} bytes, not {num_bytes}")
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _damage(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: {REBUILD}") from None
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({error}): {REBUILD}") from error

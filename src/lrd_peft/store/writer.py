@@ -1,0 +1,277 @@
+"""The writer of a store: resumable, crash-safe. Knows shards and their journal, not models.
+
+A finished shard is: rows and states written under temporary names, synced and renamed, the folder synced,
+then one journal line synced. Two shards at most are under way in the background while the next is filled, so
+a crash loses at most those and the one being filled; what the journal names is safe.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from lrd_peft.errors import UserError
+from lrd_peft.store.buffer import ShardBuffer
+from lrd_peft.store.disk import disk_errors, shard_damage, sync_folder, write_atomic
+from lrd_peft.store.format import (
+    FORMAT_VERSION,
+    JOURNAL,
+    MANIFEST,
+    ShardEntry,
+    StoreSpec,
+    moments,
+    problems_per_shard,
+    seal,
+    shard_names,
+)
+from lrd_peft.store.journal import (
+    Entries,
+    append_line,
+    journal_name,
+    read_journals,
+    rewrite_journal,
+    shard_line,
+)
+
+DEFAULT_SHARD_BYTES = 64 << 20
+SHARDS_UNDER_WAY = 2
+
+
+class StoreWriter:
+    """Write the states of problems in the order of `missing`; make one with `StoreWriter.open`.
+
+    Several processes may write one store: give each `part=(rank, num_ranks)`, let it write its own `missing`
+    and call `finish`, rank 0 only after all the others have (a barrier): that call makes the manifest. The
+    bytes are those of one process.
+    """
+
+    def __init__(self, folder: Path, spec: StoreSpec, plan: int, part: tuple[int, int], lock: int) -> None:
+        self.folder, self.spec = folder, spec
+        self.damages: list[str] = []  # what was found damaged when the store was opened, and will be rebuilt
+        self._plan, self._part, self._lock = plan, part, lock
+        self._journal = folder / journal_name(*part)
+        self._entries: Entries = {}
+        self._todo: deque[tuple[int, int]] = deque()
+        self._next = -1
+        self._filling: ShardBuffer | None = None
+        self._free: list[ShardBuffer] = []
+        self._under_way: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(SHARDS_UNDER_WAY, thread_name_prefix="store")
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        spec: StoreSpec,
+        *,
+        shard_bytes: int = DEFAULT_SHARD_BYTES,
+        part: tuple[int, int] = (0, 1),
+    ) -> StoreWriter:
+        """Begin a store, or go on with one: check every shard that the journal names, plan what is missing.
+
+        A store that was begun keeps its shard size, whatever `shard_bytes` says now.
+        """
+        folder = Path(folder)
+        plan = problems_per_shard(spec, shard_bytes)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder, shared=part[1] > 1)
+        try:
+            journals = read_journals(folder)
+            if journals.spec is not None and (differences := journals.spec.differences(spec)):
+                raise UserError(
+                    f"{folder} holds another store: {'; '.join(differences)}. "
+                    "Give another folder, or delete this one to extract again"
+                )
+            spec = journals.spec or spec
+            plan = journals.problems_per_shard or plan
+            entries = journals.entries(spec, plan)
+            if journals.spec is None and journals.lines and not entries:
+                raise UserError(
+                    f"{folder}: the first line of the journal is damaged and its shards are not of this "
+                    "teacher, tokenizer, data and layers. Give another folder, or delete this one"
+                )
+            writer = cls(folder, spec, plan, part, lock)
+            writer._begin(entries, journals.damages)
+        except BaseException:
+            os.close(lock)
+            raise
+        return writer
+
+    def _begin(self, entries: Entries, damages: list[str]) -> None:
+        self.damages += damages
+        mine = [entry for first, entry in sorted(entries.items()) if self._is_mine(first)]
+        for entry, found in zip(mine, self._pool.map(partial(shard_damage, self.folder), mine), strict=True):
+            self.damages += found
+            if not found:
+                self._entries[entry.first] = entry
+        for first in range(0, self.spec.num_problems, self._plan):
+            if self._is_mine(first) and first not in self._entries:
+                self._todo.append((first, min(first + self._plan, self.spec.num_problems)))
+        if self._todo:
+            self._next = self._todo[0][0]
+            with disk_errors(self.folder / MANIFEST):
+                # its existence means that nothing is missing
+                (self.folder / MANIFEST).unlink(missing_ok=True)
+        rewrite_journal(self._journal, self.spec, self._plan, self._entries)
+
+    def _is_mine(self, first: int) -> bool:
+        rank, num_ranks = self._part
+        return first // self._plan % num_ranks == rank
+
+    @property
+    def done(self) -> int:
+        """Problems of this writer's part that are safely in finished shards."""
+        return sum(entry.stop - entry.first for entry in list(self._entries.values()))
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges [first, stop) of problems that no finished shard holds, in the order that `add` wants."""
+        ranges: list[tuple[int, int]] = []
+        for first in range(0, self.spec.num_problems, self._plan):
+            if self._is_mine(first) and first not in self._entries:
+                stop = min(first + self._plan, self.spec.num_problems)
+                if ranges and ranges[-1][1] == first:
+                    first = ranges.pop()[0]
+                ranges.append((first, stop))
+        return ranges
+
+    def add(self, index: int, states: Tensor, row: Mapping[str, Any]) -> None:
+        """Take problem `index`: its states [L, P, H] at the layers of the specification, and its row."""
+        if not self._todo or index != self._next:
+            expected = f"problem {self._next} is next" if self._todo else "no problem is missing"
+            raise UserError(f"problem {index} cannot be added to the store: {expected}")
+        if self._filling is None:
+            self._filling = self._free.pop() if self._free else self._new_buffer()
+        self._filling.add(index, states, row)
+        self._next += 1
+        first, stop = self._todo[0]
+        if self._next == stop:
+            self._todo.popleft()
+            self._next = self._todo[0][0] if self._todo else -1
+            self._submit(first, stop, self._filling)
+            self._filling = None
+
+    def _new_buffer(self) -> ShardBuffer:
+        positions = max(1, self.spec.num_thoughts + (self.spec.positions != "thoughts"))
+        rows = min(self._plan, self.spec.num_problems) * positions * len(self.spec.layers)
+        return ShardBuffer(self.spec, capacity_rows=rows)
+
+    def _submit(self, first: int, stop: int, buffer: ShardBuffer) -> None:
+        while len(self._under_way) >= SHARDS_UNDER_WAY:
+            self._under_way.popleft().result()
+        before = self._under_way[-1] if self._under_way else None
+        self._under_way.append(self._pool.submit(self._write_shard, first, stop, buffer, before))
+
+    def _write_shard(self, first: int, stop: int, buffer: ShardBuffer, before: Future[None] | None) -> None:
+        states_path, rows_path = (self.folder / name for name in shard_names(first))
+        with disk_errors(states_path):
+            rows_bytes, rows_sha256 = write_atomic(rows_path, [b"".join(buffer.rows)])
+            metadata = {"format": "pt", "problems": f"{first}..{stop - 1}"}
+            num_bytes, sha256 = write_atomic(states_path, buffer.file_parts(metadata))
+            sync_folder(self.folder)
+            sums, squares = buffer.sums.tolist()
+            entry = ShardEntry(
+                first=first,
+                stop=stop,
+                num_positions=buffer.num_positions,
+                num_bytes=num_bytes,
+                sha256=sha256,
+                rows_bytes=rows_bytes,
+                rows_sha256=rows_sha256,
+                count=buffer.count,
+                sums=tuple(sums),
+                squares=tuple(squares),
+            )
+            buffer.clear()
+            self._free.append(buffer)
+            if before is not None:
+                before.result()  # lines are in order, and none follows a failed one
+            append_line(self._journal, shard_line(entry, self.spec.digest(self._plan)))
+        self._entries[first] = entry
+
+    def finish(self) -> Path | None:
+        """Wait for the last shard, write the manifest and return its path (None for ranks other than 0)."""
+        self._drain()
+        rank, num_ranks = self._part
+        if rank > 0:
+            self.close()
+            return None
+        entries = self._entries
+        if num_ranks > 1:
+            names = [journal_name(other, num_ranks) for other in range(num_ranks)]
+            entries = read_journals(self.folder, names).entries(self.spec, self._plan)
+        starts = range(0, self.spec.num_problems, self._plan)
+        if lacking := [first for first in starts if first not in entries]:
+            raise UserError(f"the store {self.folder} is not complete: problem {lacking[0]} is missing")
+        rewrite_journal(self.folder / JOURNAL, self.spec, self._plan, entries)
+        self._write_manifest([entries[first] for first in starts])
+        self.close()
+        return self.folder / MANIFEST
+
+    def _write_manifest(self, entries: list[ShardEntry]) -> None:
+        manifest = {
+            "kind": "manifest",
+            "version": FORMAT_VERSION,
+            "spec": self.spec.to_json(),
+            "problems_per_shard": self._plan,
+            "num_positions": sum(entry.num_positions for entry in entries),
+            "layers": {
+                str(layer): {"mean": mean, "variance": variance}
+                for layer, (mean, variance) in moments(self.spec, entries).items()
+            },
+            "shards": [entry.to_json() for entry in entries],
+        }
+        text = (seal(manifest) + "\n").encode()
+        path = self.folder / MANIFEST
+        with disk_errors(path):
+            for leftover in [*self.folder.glob("journal-*.jsonl"), *self.folder.glob("*.tmp")]:
+                leftover.unlink()
+            if not (path.exists() and path.read_bytes() == text):
+                write_atomic(path, [text])
+            sync_folder(self.folder)
+
+    def _drain(self) -> None:
+        while self._under_way:
+            self._under_way.popleft().result()
+
+    def close(self) -> None:
+        """Let the shards under way end and let go of the folder; a shard that is not full is given up."""
+        self._pool.shutdown(wait=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._drain()
+        finally:
+            self.close()
+
+
+def _lock(folder: Path, *, shared: bool) -> int:
+    """Hold the folder, so that no second writer spoils it; released by the system when the process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"another process is writing the store {folder}: wait for it or stop it") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):  # a file system without locks
+            raise
+    return handle
