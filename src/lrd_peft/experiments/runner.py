@@ -1,0 +1,95 @@
+"""Runs the phases of one configuration and leaves the record. Knows phases and their order, not what they do."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from lrd_peft.config import PHASES, Phase, RunConfig
+from lrd_peft.phases.distill import distill
+from lrd_peft.phases.evaluate import evaluate
+from lrd_peft.phases.extract import extract
+from lrd_peft.phases.train_teacher import train_teacher
+from lrd_peft.records import Costs, Record, environment, peak_memory_bytes, write_record
+from lrd_peft.run_folder import RunFolder
+
+RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
+    "teacher": train_teacher,
+    "store": extract,
+    "student": distill,
+    "evaluation": evaluate,
+}
+
+
+def run_phases(config: RunConfig, phases: tuple[str, ...]) -> None:
+    """Run the phases that are not finished; with all of them done, write the record.
+
+    Raises:
+        UserError: from a phase, or if the run folder belongs to another configuration.
+    """
+    run = RunFolder.claim(config)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # PEFT still asks transformers for an attribute that has been renamed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    set_seed(config.seed)
+    for phase in PHASES:
+        if phase not in phases:
+            continue
+        if run.finished(phase, config) is not None:
+            print(f"{phase}: finished, skipped ({run.root})")
+            continue
+        print(f"{phase}: begins")
+        run.log("phase begins", phase=phase)
+        RECIPES[phase](config, run)
+        run.log("phase finished", phase=phase)
+    if "evaluation" in phases:
+        write_record(run.record, make_record(config, run))
+
+
+def make_record(config: RunConfig, run: RunFolder) -> Record:
+    """Return the record of a finished run: its method is the student's, the other methods stand beside it."""
+    notes = {phase: run.require(phase, config) for phase in PHASES}
+    found: dict[str, dict[str, Any]] = json.loads((run.root / "evaluation.json").read_text(encoding="utf-8"))
+    table = {name: {method: found[name][method] for method in config.methods} for name in config.evaluated_datasets}
+    curves = [
+        {
+            "phase": "teacher",
+            "stage": note["stage"],
+            **{k: note[k] for k in ("accuracy", "num_validation") if k in note},
+        }
+        for note in notes["teacher"]["history"]
+    ]
+    for note in notes["teacher"]["history"]:
+        curves += [{"phase": "teacher", "stage": note["stage"], **row} for row in _thin(note["curve"])]
+    curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
+    return Record(
+        method="latent-lora",
+        datasets=tuple(table),
+        seed=config.seed,
+        config=config.model_dump(mode="json"),
+        environment=environment(),
+        metrics=table,
+        costs=Costs(
+            wall_seconds={phase: notes[phase]["wall_seconds"] for phase in PHASES},
+            peak_memory_bytes=peak_memory_bytes(),
+            trainable_parameters=notes["student"]["trainable_parameters"],
+            total_parameters=notes["student"]["total_parameters"],
+        ),
+        curves=tuple(curves),
+    )
+
+
+def _thin(curve: list[dict[str, Any]], *, most: int = 200) -> list[dict[str, Any]]:
+    """Return at most `most` rows of a curve, evenly, the last among them: records are small enough to commit."""
+    if len(curve) <= most:
+        return curve
+    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]

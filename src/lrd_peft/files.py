@@ -1,0 +1,50 @@
+"""Folders that appear whole or not at all. Knows names on disk, not what is in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush every file below a folder, and the folder's own entries, to disk."""
+    for root, _, names in os.walk(folder):
+        for name in (*names, "."):
+            descriptor = os.open(os.path.join(root, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `folder` when the block ends without an error.
+
+    A crash leaves either the old folder, the new one or none; a left-over temporary folder is removed next time.
+    """
+    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    for leftover in (temporary, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    yield temporary
+    sync_folder(temporary)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    sync_parent(folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def sync_parent(path: Path) -> None:
+    """Flush the folder entry of `path` to disk."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

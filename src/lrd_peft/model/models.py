@@ -1,0 +1,216 @@
+"""TeacherModel and StudentModel: the two models that users meet. Know each other's widths, not each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lrd_peft.data.collate import left_pad
+from lrd_peft.data.encoding import MARKER
+from lrd_peft.errors import UserError
+from lrd_peft.model.facts import fingerprint_tokenizer, fingerprint_weights
+from lrd_peft.model.generate import Generated, generate
+from lrd_peft.model.saving import attach_weights, read_description
+from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """An answered question.
+
+    Attributes:
+        text: everything that the model wrote, the answer marker included.
+        answer: what stands after the marker.
+        thoughts: for each thought the tokens that the LM head reads in it, most likely first.
+    """
+
+    question: str
+    text: str
+    answer: str
+    thoughts: tuple[tuple[str, ...], ...]
+    num_tokens: int
+    num_passes: int
+
+
+def write(
+    model: ThinkingModel,
+    questions: Sequence[str],
+    *,
+    thinking: bool,
+    max_new_tokens: int,
+    force_marker: bool = True,
+    top_tokens: int = 0,
+) -> list[Generated]:
+    """Let a model answer a batch of questions, in thoughts or in written steps.
+
+    With thoughts the answer marker is forced after the last slot, unless `force_marker` is off (in the middle of the
+    curriculum the model still writes some steps); without, the model writes its steps and the marker.
+    """
+    prompts = [model.encoder.prompt(question) for question in questions]
+    forced: tuple[int, ...] = ()
+    if thinking:
+        marker = model.encoder.marker if force_marker else ()
+        pairs = [model.around_thoughts(prompt, marker) for prompt in prompts]
+        prompts, forced = [pair[0] for pair in pairs], pairs[0][1]
+    eos = model.tokenizer.eos_token_id
+    pad = model.tokenizer.pad_token_id
+    assert isinstance(eos, int) and isinstance(pad, int)
+    ids, mask = left_pad(prompts, pad_id=pad)
+    return generate(
+        model.lm,
+        ids.to(model.device),
+        mask.to(model.device),
+        num_thoughts=model.options.num_thoughts if thinking else 0,
+        forced=forced,
+        max_new_tokens=max_new_tokens,
+        eos_id=eos,
+        projection=model.projection,
+        jacobi_passes=model.options.jacobi_passes,
+        top_tokens=top_tokens,
+    )
+
+
+def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **load_options: Any) -> Any:
+    """Load what `save_model` wrote; `trainable` leaves its adapters open for more training."""
+    description = read_description(folder)
+    options = ThinkingOptions(**description["options"])
+    base_options = {**description["load_options"], **load_options}
+    if description["adapter"]:
+        model = cls(description["base"], options=options, **base_options)
+    else:
+        model = cls(str(folder), options=options, **load_options)
+        model.name, model.load_options = description["base"], description["load_options"]
+    model.description = description
+    if isinstance(model, StudentModel):
+        projectors = description.get("projectors", {})
+        if projectors:
+            model.attach_projectors(projectors["layers"], teacher_hidden_size=projectors["teacher_hidden_size"])
+    attach_weights(model, folder, trainable=trainable)
+    return model.eval()
+
+
+class TeacherModel(ThinkingModel):
+    """The model that learns to think first, and whose hidden states are distilled.
+
+    Example:
+        >>> teacher = TeacherModel("tiny-teacher")
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        options: ThinkingOptions | None = None,
+        **load_options: Any,
+    ) -> None:
+        super().__init__(model, tokenizer=tokenizer, options=options, **load_options)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, trainable: bool = False, **load_options: Any) -> TeacherModel:
+        """Load a saved teacher, in evaluation mode; `trainable` leaves adapters open for more training."""
+        return _load_folder(cls, Path(folder), trainable=trainable, **load_options)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return what a store is bound to: hashes of the weights (adapters and projection too) and the tokenizer."""
+        return {
+            "teacher": fingerprint_weights(self),
+            "tokenizer": fingerprint_tokenizer(self.tokenizer),
+        }
+
+
+class StudentModel(ThinkingModel):
+    """The smaller model; give it LoRA adapters with `create_lora_model`.
+
+    It owns the projectors that distillation needs when its width is not the teacher's. They are trained and saved
+    with it, and never needed to answer.
+
+    Example:
+        >>> student = create_lora_model(StudentModel("tiny-student"), r=16, lora_alpha=32)
+    """
+
+    projectors: nn.ModuleDict
+    thought_adapter: nn.Module | None
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        options: ThinkingOptions | None = None,
+        **load_options: Any,
+    ) -> None:
+        super().__init__(model, tokenizer=tokenizer, options=options, **load_options)
+        self.projectors = nn.ModuleDict()
+        self.thought_adapter = None
+        self.description: Mapping[str, Any] = {}
+
+    def attach_projectors(
+        self, teacher_layers: Sequence[int], *, teacher_hidden_size: int, thoughts: bool = False
+    ) -> None:
+        """Add a linear map from the student's width to the teacher's for each distilled layer, if they differ.
+
+        Args:
+            teacher_layers: the teacher's layers, which name the projectors.
+            teacher_hidden_size: its width.
+            thoughts: also add the map from the teacher's thoughts to the student's inputs.
+        """
+        if teacher_hidden_size == self.hidden_size:
+            return
+        for layer in teacher_layers:
+            if str(layer) not in self.projectors:
+                self.projectors[str(layer)] = nn.Linear(self.hidden_size, teacher_hidden_size).to(self.device)
+        if thoughts and self.thought_adapter is None:
+            self.thought_adapter = nn.Linear(teacher_hidden_size, self.hidden_size).to(self.device)
+
+    def project(self, layer: int, states: Tensor) -> Tensor:
+        """Map the student's states [B, P, H_S] into the space of the teacher's `layer`: [B, P, H_T]."""
+        return self.projectors[str(layer)](states) if str(layer) in self.projectors else states
+
+    @classmethod
+    def load(cls, folder: str | Path, **load_options: Any) -> StudentModel:
+        """Load a saved student, ready for evaluation."""
+        return _load_folder(cls, Path(folder), **load_options)
+
+    @classmethod
+    def from_run(cls, run: str | Path, **load_options: Any) -> StudentModel:
+        """Load the student of a run folder.
+
+        Raises:
+            UserError: if the folder has no finished student.
+        """
+        folder = Path(run) / "student"
+        if not folder.is_dir():
+            raise UserError(f"{run} has no finished student (no folder {folder}); run the distill phase first")
+        return cls.load(folder, **load_options)
+
+    @torch.no_grad()
+    def solve(self, questions: Sequence[str], *, max_new_tokens: int = 64, top_tokens: int = 3) -> list[Solution]:
+        """Answer questions in thoughts and show what each thought decodes to."""
+        if not questions:
+            return []
+        was_training = self.training
+        self.eval()
+        rows = write(self, questions, thinking=True, max_new_tokens=max_new_tokens, top_tokens=top_tokens)
+        self.train(was_training)
+        solutions = []
+        for question, row in zip(questions, rows, strict=True):
+            text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+            thoughts = tuple(tuple(self.tokenizer.decode([token]) for token in slot) for slot in row.thought_tokens)
+            solutions.append(
+                Solution(
+                    question=question,
+                    text=MARKER + text,
+                    answer=text.strip(),
+                    thoughts=thoughts,
+                    num_tokens=row.num_tokens,
+                    num_passes=row.num_passes,
+                )
+            )
+        return solutions

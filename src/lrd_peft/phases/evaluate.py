@@ -1,0 +1,111 @@
+"""Phase 4: methods answer held-out problems and are graded, one file a method and data set. Knows no training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lrd_peft.config import RunConfig
+from lrd_peft.errors import UserError, nearest
+from lrd_peft.evaluation.metrics import ProblemResult, summarise
+from lrd_peft.evaluation.score import score, written_limit
+from lrd_peft.model.models import StudentModel, TeacherModel
+from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.records import pack_outcomes, write_json_atomic
+from lrd_peft.run_folder import RunFolder
+from lrd_peft.run_inputs import held_out, load_options, thinking_options, training_problems
+
+Loader = Callable[[RunConfig, RunFolder], ThinkingModel]
+
+
+def _base(config: RunConfig, run: RunFolder) -> ThinkingModel:
+    return StudentModel(config.student, options=thinking_options(config), **load_options(config, student=True))
+
+
+def _saved_teacher(name: str) -> Loader:
+    return lambda config, run: TeacherModel.load(run.teacher / name)
+
+
+# method -> how its model is had, and whether it thinks (else it writes its steps)
+METHODS: dict[str, tuple[Loader, bool]] = {
+    "base": (_base, False),
+    "base-latent": (_base, True),
+    "teacher-cot": (_saved_teacher("cot"), False),
+    "teacher-latent": (_saved_teacher("latent"), True),
+    "latent-lora": (lambda config, run: StudentModel.from_run(run.root), True),
+}
+
+
+def evaluate(config: RunConfig, run: RunFolder) -> None:
+    """Grade every method on every data set that is not graded yet, and write evaluation.json."""
+    began = time.perf_counter()
+    run.require("student", config)
+    unknown = [method for method in config.methods if method not in METHODS]
+    if unknown:
+        raise UserError(f'unknown method "{unknown[0]}"; there are {", ".join(METHODS)}.{nearest(unknown[0], METHODS)}')
+    table: dict[str, dict[str, Any]] = {}
+    for method in config.methods:
+        model: ThinkingModel | None = None
+        loader, thinking = METHODS[method]
+        for dataset in config.evaluated_datasets:
+            path = run.evaluation / f"{method}--{_file_name(dataset)}.json"
+            graded = _read(path, config)
+            if graded is None:
+                if model is None:
+                    model = loader(config, run).eval()
+                    if config.device is not None:
+                        model.to(config.device)
+                graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")
+                path.parent.mkdir(exist_ok=True)
+                write_json_atomic(path, graded)
+            else:
+                print(f"evaluation: {method} on {dataset} is graded, skipped")
+            table.setdefault(dataset, {})[method] = entry(graded)
+    write_json_atomic(run.root / "evaluation.json", table)
+    run.finish("evaluation", config, {"wall_seconds": round(time.perf_counter() - began, 3)})
+
+
+def entry(graded: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary and outcomes of graded problems."""
+    results = [ProblemResult.from_dict(row) for row in graded["results"]]
+    return {
+        "summary": summarise(results).to_dict(),
+        "outcomes": pack_outcomes({result.problem_id: result.right for result in results}),
+        "total_parameters": graded["total_parameters"],
+    }
+
+
+def _grade(config: RunConfig, model: ThinkingModel, dataset: str, *, thinking: bool, label: str) -> dict[str, Any]:
+    problems = held_out(config, dataset, split=config.eval_split, limit=config.num_eval_problems)
+    known = training_problems(config, model).problems[:1000]
+    results = score(
+        model,
+        problems,
+        thinking=thinking,
+        batch_size=config.eval_batch_size,
+        max_new_tokens=config.max_new_tokens or written_limit(model, known, thinking=thinking),
+        label=label,
+    )
+    return {
+        "fingerprint": config.fingerprint("evaluation"),
+        "total_parameters": model.num_parameters(),
+        "results": [result.to_dict() for result in results],
+    }
+
+
+def _read(path: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Return what was graded before, if it was for this configuration."""
+    if not path.is_file():
+        return None
+    try:
+        graded = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+    return graded if graded.get("fingerprint") == config.fingerprint("evaluation") else None
+
+
+def _file_name(dataset: str) -> str:
+    return dataset.replace("/", "_").replace("\\", "_")

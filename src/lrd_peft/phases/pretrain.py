@@ -1,0 +1,159 @@
+"""Makes an embedded tiny model from nothing: a recipe over generator text. Knows no thoughts.
+
+lrd pretrain tiny-teacher        writes the same folder as the one that ships, from a seed
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+
+from lrd_peft.data.encoding import MARKER, Encoder
+from lrd_peft.data.generators import SETS, generate
+from lrd_peft.data.problem import Problem
+from lrd_peft.errors import UserError, nearest
+from lrd_peft.model.tiny_tokenizer import build_tokenizer
+
+_CONTEXT = 512
+_IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one tiny model is made.
+
+    Attributes:
+        problems: how many distinct training problems of each set it reads, once each.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_blocks: int
+    num_heads: int
+    problems: tuple[tuple[str, int], ...]
+    batch_size: int
+    learning_rate: float
+    seed: int = 20
+
+
+RECIPES = {
+    "tiny-teacher": Recipe(
+        hidden_size=80,
+        intermediate_size=216,
+        num_blocks=12,
+        num_heads=4,
+        problems=(("gsm-mini", 110_000), ("math-mini", 45_000), ("aqua-mini", 45_000)),
+        batch_size=48,
+        learning_rate=2e-3,
+    ),
+    "tiny-student": Recipe(
+        hidden_size=72,
+        intermediate_size=192,
+        num_blocks=6,
+        num_heads=4,
+        problems=(("gsm-mini", 40_000), ("math-mini", 20_000), ("aqua-mini", 20_000)),
+        batch_size=48,
+        learning_rate=2e-3,
+    ),
+}
+
+
+def written(problem: Problem) -> str:
+    """Return the whole text of a problem with its steps and answer, as a model reads and writes it."""
+    return "\n".join([problem.question_text, *problem.steps, MARKER + problem.answer])
+
+
+def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Right-pad to the longest row; the loss is on what a model writes, not on the question."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, _IGNORED)
+    for i, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[i, :length] = torch.tensor(row["input_ids"])
+        mask[i, :length] = 1
+        labels[i, row["prompt"] : length] = ids[i, row["prompt"] : length]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | None = None) -> Path:
+    """Train one embedded model from scratch and save it with its tokenizer in float16.
+
+    Args:
+        name: `tiny-teacher` or `tiny-student`.
+        output_dir: the folder that becomes the model.
+        scale: multiplies the number of problems; below 1 for a quick try.
+        threads: torch's threads; `None` leaves them as they are.
+
+    Raises:
+        UserError: if the name is unknown.
+    """
+    if name not in RECIPES:
+        raise UserError(f'no recipe for "{name}"; there are {", ".join(RECIPES)}.{nearest(name, RECIPES)}')
+    recipe = RECIPES[name]
+    if threads is not None:
+        torch.set_num_threads(threads)
+    start = time.perf_counter()
+    set_seed(recipe.seed)
+    # One tokenizer for both models, so it does not depend on the recipe.
+    tokenizer = build_tokenizer(
+        (written(p) for part in SETS for p in generate(part, split="train", num_problems=10_000, seed=0)),
+        min_count=20,
+    )
+    encoder = Encoder(tokenizer)
+    rows = []
+    for part, count in recipe.problems:
+        for problem in generate(part, split="train", num_problems=max(1, int(count * scale)), seed=recipe.seed):
+            encoded = encoder.encode(problem)
+            rows.append({"input_ids": [*encoded.prompt, *encoded.suffix(0)], "prompt": len(encoded.prompt)})
+    print(f"{len(rows)} problems, {sum(len(row['input_ids']) for row in rows)} tokens, vocabulary {len(tokenizer)}")
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.num_blocks,
+            num_attention_heads=recipe.num_heads,
+            num_key_value_heads=recipe.num_heads,
+            max_position_embeddings=_CONTEXT,
+            initializer_range=0.04,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(output_dir),
+            per_device_train_batch_size=recipe.batch_size,
+            num_train_epochs=1,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            logging_steps=50,
+            save_strategy="no",
+            report_to=[],
+            seed=recipe.seed,
+            use_cpu=True,
+            remove_unused_columns=False,
+            train_sampling_strategy="group_by_length",
+            disable_tqdm=True,
+        ),
+        train_dataset=rows,  # pyright: ignore[reportArgumentType]
+        data_collator=_collate,
+    )
+    trainer.train()
+    model.half().save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    print(f"{asdict(recipe)}\n{model.num_parameters()} parameters, {time.perf_counter() - start:.0f} s -> {output_dir}")
+    return output_dir

@@ -1,0 +1,170 @@
+"""Phase 1: a teacher learns to think, stage by stage. Knows no students.
+
+    stage 0    all steps written                      -> teacher/cot
+    stage k    the first k steps are thoughts
+    last       all steps are thoughts                 -> teacher/latent
+
+The optimizer starts anew at each stage (COCONUT, arXiv 2412.06769). A finished stage is saved before the next begins.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lrd_peft.config import RunConfig
+from lrd_peft.curriculum import StageCollator, items
+from lrd_peft.data.problem import Problem
+from lrd_peft.evaluation.metrics import wilson
+from lrd_peft.evaluation.score import score, written_limit
+from lrd_peft.lora import create_lora_model
+from lrd_peft.model.models import TeacherModel
+from lrd_peft.model.saving import read_description, save_model
+from lrd_peft.run_folder import RunFolder
+from lrd_peft.run_inputs import (
+    held_out,
+    load_options,
+    thinking_options,
+    training_arguments,
+    training_problems,
+)
+from lrd_peft.training import ThinkingTrainer, last_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One level of the curriculum, and how long it takes."""
+
+    number: int
+    epochs: float
+    is_last: bool
+
+    @property
+    def folder(self) -> str:
+        return "cot" if self.number == 0 else "latent" if self.is_last else f"stage-{self.number}"
+
+
+def stages(config: RunConfig) -> list[Stage]:
+    """Return the stages of a configuration, in order."""
+    last = config.max_stage
+    plan = [Stage(0, config.epochs_stage0, last == 0)]
+    for number in range(1, last + 1):
+        epochs = config.last_stage_epochs if number == last else config.epochs_per_stage
+        plan.append(Stage(number, epochs, number == last))
+    return plan
+
+
+def train_teacher(config: RunConfig, run: RunFolder) -> None:
+    """Run the stages that are not finished yet and mark the phase as done."""
+    plan = stages(config)
+    begun = [stage for stage in plan if (run.teacher / stage.folder).is_dir()]
+    teacher = _teacher(config, run, begun[-1] if begun else None)
+    history: list[dict[str, Any]] = read_description(run.teacher / begun[-1].folder)["history"] if begun else []
+    if begun:
+        print(f"teacher: stage {begun[-1].number} is finished, going on")
+    data = training_problems(config, teacher)
+    for line in data.report:
+        print(line)
+    encoded = items([teacher.encoder.encode(problem) for problem in data.problems])
+    validation: list[Problem] = []
+    if config.num_validation_problems:
+        for name in config.dataset_parts:
+            validation += held_out(config, name, split="validation", limit=config.num_validation_problems)
+    for stage in plan[len(begun) :]:
+        began = time.perf_counter()
+        teacher.options = replace(teacher.options, num_thoughts=stage.number * config.thoughts_per_step)
+        note: dict[str, Any] = {"stage": stage.number, "epochs": stage.epochs, "curve": []}
+        if stage.epochs > 0:
+            note["curve"] = _train_stage(config, run, teacher, stage, encoded)
+        if validation:
+            note |= _validate(config, teacher, stage, validation, data.problems[:1000])
+        note["wall_seconds"] = round(time.perf_counter() - began, 3)
+        history = [*history, note]
+        save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
+        shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
+        if stage.number > 1:
+            shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
+        run.log("stage finished", stage=stage.number, accuracy=note.get("accuracy"))
+    run.finish(
+        "teacher",
+        config,
+        {
+            "history": history,
+            "num_train_problems": len(data.problems),
+            "wall_seconds": round(sum(note["wall_seconds"] for note in history), 3),
+            "trainable_parameters": teacher.num_parameters(trainable=True),
+            "total_parameters": teacher.num_parameters(),
+        },
+    )
+
+
+def _teacher(config: RunConfig, run: RunFolder, after: Stage | None) -> TeacherModel:
+    """Load the teacher as the last finished stage left it, or from its base."""
+    options = load_options(config, student=False)
+    if after is not None:
+        folder = run.teacher / after.folder
+        teacher = TeacherModel.load(folder, trainable=True)
+    else:
+        teacher = TeacherModel(config.teacher, options=thinking_options(config, num_thoughts=0), **options)
+        if config.teacher_tuning != "full":
+            teacher = create_lora_model(
+                teacher,
+                config.lora_r,
+                config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                target_modules=config.lora_targets,
+            )
+    for note in teacher.notes:
+        print(note)
+    return teacher
+
+
+def _train_stage(
+    config: RunConfig, run: RunFolder, teacher: TeacherModel, stage: Stage, encoded: list[Any]
+) -> list[dict[str, Any]]:
+    name = f"teacher-{stage.number}"
+    folder = run.checkpoints(name)
+    trainer = ThinkingTrainer(
+        teacher,
+        items=encoded,
+        collator=StageCollator(
+            teacher,
+            stage=stage.number,
+            max_stage=config.max_stage,
+            thoughts_per_step=config.thoughts_per_step,
+            uniform_prob=config.uniform_prob,
+            seed=config.seed,
+        ),
+        args=training_arguments(
+            config,
+            output_dir=folder,
+            epochs=stage.epochs,
+            learning_rate=config.teacher_learning_rate,
+            batch_size=config.teacher_batch_size,
+            name=name,
+        ),
+        label=f"teacher, stage {stage.number} of {config.max_stage}",
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    return trainer.curve()
+
+
+def _validate(
+    config: RunConfig, teacher: TeacherModel, stage: Stage, problems: list[Problem], known: Any
+) -> dict[str, Any]:
+    """Return the accuracy on validation problems, answered as the stage teaches."""
+    results = score(
+        teacher,
+        problems,
+        thinking=stage.number > 0,
+        force_marker=stage.is_last and stage.number > 0,
+        batch_size=config.eval_batch_size,
+        max_new_tokens=config.max_new_tokens or written_limit(teacher, known, thinking=False),
+        label=f"validation, stage {stage.number}",
+    )
+    num_right = sum(result.right for result in results)
+    low, high = wilson(num_right, len(results))
+    print(f"stage {stage.number}: {num_right}/{len(results)} validation problems right ({low:.1%} to {high:.1%})")
+    return {"num_right": num_right, "num_validation": len(results), "accuracy": num_right / len(results)}

@@ -1,0 +1,84 @@
+"""Progress of long work: a live bar on a terminal, plain lines in a pipe or file. Knows counts and clocks only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+def _duration(seconds: float) -> str:
+    seconds = int(seconds)
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Shows how far some work is, its rate and the time left.
+
+    Work that began elsewhere (a resumed training) gives what was done before as `initial`, so that the rate is this
+    process's own.
+
+    Args:
+        label: what the work is.
+        total: how many units it has.
+        unit: what they are called.
+    """
+
+    def __init__(self, label: str, *, total: int, unit: str, initial: int = 0) -> None:
+        self.label, self.total, self.unit, self.initial = label, total, unit, initial
+        self.done = initial
+        self._start = self._last_line = time.monotonic()
+        self._live: Any = None
+        self._task: Any = None
+        self._note = ""
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Live
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
+            self._live = Live(*columns, console=Console(stderr=True), transient=True)
+            self._live.start()
+            self._task = self._live.add_task(label, total=total, completed=initial, note="")
+
+    @property
+    def rate(self) -> float:
+        """Units a second of this process."""
+        elapsed = time.monotonic() - self._start
+        return (self.done - self.initial) / elapsed if elapsed > 0 else 0.0
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say how many units are done in all, and anything short to show beside it."""
+        self.done = done
+        self._note = note or self._note
+        if self._live is not None:
+            self._live.update(self._task, completed=done, note=f"{self.rate:.1f} {self.unit}/s {self._note}")
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _PLAIN_EVERY_SECONDS and done < self.total:
+            self._last_line = now
+            left = _duration((self.total - done) / self.rate) if self.rate > 0 else "?"
+            text = f"{self.label}  {done}/{self.total} {self.unit}  {self.rate:.1f}/s  {left} left  {self._note}"
+            print(text.rstrip(), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,145 @@
+"""What several phases make of a configuration: problems, thinking options, training arguments. Makes no artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from lrd_peft.config import RunConfig
+from lrd_peft.data import Problem, load_problems
+from lrd_peft.errors import UserError
+from lrd_peft.model.facts import context_length
+from lrd_peft.model.thinking import unwrap
+from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+
+# Runs with different seeds are compared on the same held-out problems.
+HELD_OUT_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProblems:
+    """Training problems that fit, and lines that say what was left out."""
+
+    problems: tuple[Problem, ...]
+    report: tuple[str, ...]
+
+
+def training_problems(config: RunConfig, model: ThinkingModel) -> TrainingProblems:
+    """Load the training split and leave out what is longer than the model's context, counted.
+
+    Raises:
+        UserError: if nothing is left.
+    """
+    loaded = load_problems(
+        config.dataset,
+        split="train",
+        limit=config.num_train_problems,
+        data_dir=config.data_dir,
+        seed=config.seed,
+        steps_style=config.steps_style,
+    )
+    limit = longest_allowed(config, model)
+    encoded, num_too_long = model.encoder.encode_all(loaded.problems, max_length=limit)
+    report = [loaded.report()]
+    if num_too_long:
+        report.append(f"{num_too_long} problems longer than {limit} tokens left out")
+    return TrainingProblems(tuple(row.problem for row in encoded), tuple(report))
+
+
+def held_out(config: RunConfig, name: str, *, split: str, limit: int | None) -> Sequence[Problem]:
+    """Load problems of one data set to evaluate on: the same ones whatever the seed of the run."""
+    return load_problems(
+        name,
+        split=split,
+        limit=limit,
+        data_dir=config.data_dir,
+        seed=HELD_OUT_SEED,
+        steps_style=config.steps_style,
+    )
+
+
+def longest_allowed(config: RunConfig, model: ThinkingModel) -> int | None:
+    """Return the most tokens that a problem may have: max_length, or what the context leaves beside the slots."""
+    context = context_length(unwrap(model.lm).config)
+    room = None if context is None else context - config.num_thoughts - 2 * config.thought_markers
+    if config.max_length is None:
+        return room
+    if room is not None and config.max_length > room:
+        raise UserError(
+            f"max_length is {config.max_length}, but the model's context of {context} tokens leaves {room} "
+            f"beside {config.num_thoughts} thoughts"
+        )
+    return config.max_length
+
+
+def thinking_options(config: RunConfig, *, num_thoughts: int | None = None) -> ThinkingOptions:
+    """Return how the models of a run think."""
+    return ThinkingOptions(
+        num_thoughts=config.num_thoughts if num_thoughts is None else num_thoughts,
+        projection=config.thought_projection,
+        jacobi_passes=config.thought_passes,
+        markers=config.thought_markers,
+        prompt_style=config.prompt_style,
+    )
+
+
+def load_options(config: RunConfig, *, student: bool) -> dict[str, Any]:
+    """Return the arguments for loading the base model of the teacher or the student."""
+    options: dict[str, Any] = {
+        "trust_remote_code": config.trust_remote_code,
+        "attn_implementation": config.attn_implementation,
+        "revision": config.student_revision if student else config.teacher_revision,
+    }
+    full = not student and config.teacher_tuning == "full"
+    # All weights are trained in float32 (under autocast); frozen ones may be smaller.
+    options["dtype"] = "float32" if full else config.dtype
+    if student:
+        options["teacher"] = config.teacher
+        if config.student_depth is not None:
+            options["keep_blocks"] = config.keep_blocks or config.prune_how
+    else:
+        options["quantization"] = config.quantization
+    return {name: value for name, value in options.items() if value not in (None, False)}
+
+
+def training_arguments(
+    config: RunConfig,
+    *,
+    output_dir: Path,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    gradient_accumulation_steps: int = 1,
+    name: str,
+) -> TrainingArguments:
+    """Return transformers' arguments for one training of a run."""
+    # A checkpoint between two log lines would lose the sums of the line that was under way.
+    save_steps = -(-config.save_steps // config.logging_steps) * config.logging_steps
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=config.eval_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=config.lr_scheduler,
+        logging_steps=config.logging_steps,
+        save_steps=save_steps,
+        seed=config.seed,
+        bf16=config.dtype == "bfloat16",
+        fp16=config.dtype == "float16",
+        use_cpu=config.device == "cpu",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[] if config.report_to == "none" else [config.report_to],
+        run_name=f"{config.run_name or Path(config.output_dir).name}/{name}",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )

@@ -1,0 +1,312 @@
+"""LRDPEFTTrainer: phase 3, a student that learns the task and the teacher's hidden states. Knows no run folders.
+
+    L = alpha L_distill + (1 - alpha) L_task        (distillation.py)
+
+The teacher's states come from a store or from the teacher itself (frozen, run beside the student); both give one loss.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from lrd_peft.curriculum import Item, StageCollator, items, row_at
+from lrd_peft.data.collate import IGNORED, collate
+from lrd_peft.data.problem import Problem
+from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine, map_layers
+from lrd_peft.errors import UserError
+from lrd_peft.model.facts import context_length, fingerprint_tokenizer
+from lrd_peft.model.models import StudentModel, TeacherModel
+from lrd_peft.model.thinking import unwrap
+from lrd_peft.model.thinking_model import ThinkingOutput
+from lrd_peft.progress import Progress
+from lrd_peft.store import Store
+from lrd_peft.training import ThinkingTrainer
+
+THOUGHTS_FROM = ("student", "teacher", "annealed")
+
+
+class LRDPEFTTrainer(ThinkingTrainer):
+    """Distils a teacher's thoughts into a student.
+
+    Args:
+        student_model: the student, usually with LoRA adapters; projectors are added to it where the widths differ.
+        teacher_model: the teacher to run online; or
+        store: its states on disk, in the order of `train_dataset`. Neither is needed when `distill_alpha` is 0.
+        train_dataset, eval_dataset: problems.
+        distill_alpha: weight of the distillation loss, in [0, 1].
+        distill_layers: the teacher's layers, `hidden_states` convention.
+        student_layers: the student's; None maps by relative depth.
+        positions: `thoughts+answer`, `thoughts` or `all`.
+        thoughts_from: whose thoughts fill the student's slots in training: its own (`student`), the teacher's, mapped
+            to the student's width (`teacher`: one parallel pass), or the teacher's with a probability that falls from
+            1 to 0 (`annealed`).
+        args: transformers' training arguments; None makes SPEC.md's defaults (AdamW, 1e-4, batch 4, 3 epochs, 10%
+            warm-up).
+
+    Raises:
+        UserError: if a value is out of range, or teacher, store and student do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        student_model: StudentModel,
+        teacher_model: TeacherModel | None = None,
+        store: Store | None = None,
+        train_dataset: Sequence[Problem],
+        eval_dataset: Sequence[Problem] | None = None,
+        distill_alpha: float = 0.1,
+        distill_layers: Sequence[int] = (8, 9, 10, 11, 12),
+        student_layers: Sequence[int] | None = None,
+        normalize: str = "variance",
+        distill_loss: str = "mse",
+        positions: str = "thoughts+answer",
+        thoughts_from: str = "student",
+        args: TrainingArguments | None = None,
+        output_dir: str | Path | None = None,
+        label: str = "student",
+    ) -> None:
+        self.alpha = check_alpha(distill_alpha)
+        if not train_dataset:
+            raise UserError("train_dataset is empty; there is nothing to train on")
+        if thoughts_from not in THOUGHTS_FROM:
+            raise UserError(f'thoughts_from is "{thoughts_from}"; it must be one of {", ".join(THOUGHTS_FROM)}')
+        self.student, self.teacher, self.store = student_model, teacher_model, store
+        self.positions, self.thoughts_from = positions, thoughts_from
+        self.layer_map: dict[int, int] = {}
+        if self.alpha > 0 or thoughts_from != "student":
+            self._pair(tuple(distill_layers), student_layers)
+        self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
+        limit = context_length(unwrap(student_model.lm).config)
+        encoded, self.num_too_long = student_model.encoder.encode_all(train_dataset, max_length=limit)
+        if self.num_too_long:
+            raise UserError(
+                f"{self.num_too_long} of {len(train_dataset)} problems are longer than the student's context of "
+                f"{limit} tokens; leave them out (max_length) before they reach the trainer"
+            )
+        num_thoughts = student_model.options.num_thoughts
+        super().__init__(
+            student_model,
+            items=items(encoded),
+            eval_items=items([student_model.encoder.encode(p) for p in eval_dataset]) if eval_dataset else None,
+            collator=StageCollator(student_model, stage=num_thoughts, max_stage=num_thoughts, thoughts_per_step=1),
+            args=args or default_arguments(output_dir),
+            label=label,
+        )
+        self._teacher_items: list[Item] = []
+        self._variance: dict[int, float] | None = None
+        if self.layer_map:
+            if store is not None:
+                self._variance = {layer: store.variance[layer] for layer in self.layer_map}
+            else:
+                assert self.teacher is not None
+                self.teacher.requires_grad_(False).eval().to(self.args.device)
+                self._teacher_items = items([self.teacher.encoder.encode(p) for p in train_dataset])
+                if normalize == "variance":
+                    self._variance = self._online_variance()
+        self._num_positions: Tensor | int = 0
+
+    def _pair(self, layers: tuple[int, ...], student_layers: Sequence[int] | None) -> None:
+        """Check that teacher and student fit, map the layers, and give the student its projectors."""
+        if (self.store is None) == (self.teacher is None):
+            raise UserError("give the trainer a teacher_model or a store, one of the two, unless distill_alpha is 0")
+        if self.store is not None:
+            spec = self.store.spec
+            missing = [layer for layer in layers if layer not in spec.layers]
+            if missing:
+                raise UserError(
+                    f"the store holds layers {list(spec.layers)} of the teacher; distill_layers asks for "
+                    f"{missing} as well: extract again with these layers"
+                )
+            if self.thoughts_from != "student" and 0 not in spec.layers:
+                raise UserError(
+                    f'thoughts_from="{self.thoughts_from}" needs layer 0 (the thoughts themselves) in the store; '
+                    f"it holds {list(spec.layers)}"
+                )
+            if spec.num_thoughts != self.student.options.num_thoughts:
+                raise UserError(
+                    f"the store was made with {spec.num_thoughts} thoughts and the student thinks "
+                    f"{self.student.options.num_thoughts}; they must be equal"
+                )
+            if self.positions != spec.positions and not (
+                self.positions == "thoughts" and spec.positions == "thoughts+answer"
+            ):
+                raise UserError(f'the store holds positions "{spec.positions}", the trainer wants "{self.positions}"')
+            width, blocks = spec.hidden_size, int(spec.num_blocks)
+            tokenizer = spec.fingerprints.get("tokenizer", "")
+        else:
+            assert self.teacher is not None
+            if self.teacher.options.num_thoughts != self.student.options.num_thoughts:
+                raise UserError(
+                    f"the teacher thinks {self.teacher.options.num_thoughts} thoughts and the student "
+                    f"{self.student.options.num_thoughts}; they must be equal"
+                )
+            width, blocks = self.teacher.hidden_size, self.teacher.num_blocks
+            tokenizer = fingerprint_tokenizer(self.teacher.tokenizer)
+        if self.positions == "all" and tokenizer != fingerprint_tokenizer(self.student.tokenizer):
+            raise UserError(
+                'positions="all" needs teacher and student to have one tokenizer (their tokens must align one to one); '
+                'these differ: use positions="thoughts+answer"'
+            )
+        self.layer_map = map_layers(
+            layers,
+            teacher_blocks=blocks,
+            student_blocks=self.student.num_blocks,
+            student_layers=student_layers,
+        )
+        self.student.attach_projectors(layers, teacher_hidden_size=width, thoughts=self.thoughts_from != "student")
+
+    def train(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        *,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Train; `epochs` and `learning_rate` replace those of the arguments."""
+        if epochs is not None:
+            self.args.num_train_epochs = epochs
+        if learning_rate is not None:
+            self.args.learning_rate = learning_rate
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if self.layer_map:
+            self._num_positions = sum(self._count_positions(batch) for batch in batch_samples)
+            if self.args.world_size > 1:
+                count = torch.tensor(self._num_positions, device=device)
+                self._num_positions = self.accelerator.gather(count).sum()  # pyright: ignore
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _count_positions(self, batch: Any) -> int:
+        num_rows, slots = len(batch["index"]), batch["num_thoughts"]
+        if self.positions == "all":
+            question = int(batch["question_mask"].sum()) - num_rows
+            return question + num_rows * slots + int(batch["labels"].ne(IGNORED).sum())
+        return num_rows * (slots + (self.positions == "thoughts+answer"))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if not self.layer_map:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        teacher, thoughts = self._teacher_states(inputs)
+        forced = None
+        if self._use_teacher_thoughts():
+            forced = thoughts if self.student.thought_adapter is None else self.student.thought_adapter(thoughts)
+        layers = sorted(set(self.layer_map.values()))
+        output: ThinkingOutput = model(**inputs, layers=layers, positions=self.positions, forced=forced)
+        states = {layer: self.student.project(layer, output.states[own]) for layer, own in self.layer_map.items()}
+        if self.positions == "all" and self.store is not None:
+            teacher = {layer: _place(state, output.valid) for layer, state in teacher.items()}
+        accumulated = num_items_in_batch is not None
+        distill, per_layer = self.criterion(
+            states,
+            teacher,
+            mask=output.mask,
+            variance=self._variance,
+            num_positions=self._num_positions if accumulated else None,
+        )
+        task = output.loss_sum / (output.num_labels if num_items_in_batch is None else num_items_in_batch)
+        terms = combine(distill, task, alpha=self.alpha, per_layer=per_layer)
+        if accumulated:
+            layers_noted = {f"distill_layer_{layer}": value for layer, value in terms.per_layer.items()}
+            self.note(loss=terms.total, distill=terms.distill, task=terms.task, **layers_noted)
+        loss = terms.total * (self.accelerator.num_processes if accumulated else 1)
+        return (loss, output) if return_outputs else loss
+
+    def _use_teacher_thoughts(self) -> bool:
+        if self.thoughts_from == "annealed":
+            step, total = self.state.global_step, max(1, self.state.max_steps)
+            return random.Random(f"{self.args.seed}/{step}").random() >= step / total
+        return self.thoughts_from == "teacher"
+
+    def _teacher_states(self, inputs: dict[str, Any]) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Return the teacher's states (layer -> [B, P, H], or with `all` from a store [sum of P, H]) and thoughts."""
+        index = inputs["index"].tolist()
+        device = inputs["index"].device
+        slots = inputs["num_thoughts"]
+        if self.store is None:
+            output = self._run_teacher(index)
+            return {layer: output.states[layer] for layer in self.layer_map}, output.thoughts
+        rows = self.store.batch(index)
+        place = {layer: i for i, layer in enumerate(self.store.spec.layers)}
+        thoughts = None
+        if self.thoughts_from != "student":
+            first = [
+                inputs["question_mask"][b].sum().item() if self.positions == "all" else 0 for b in range(len(rows))
+            ]
+            thoughts = torch.stack([row[place[0], int(s) : int(s) + slots] for s, row in zip(first, rows, strict=True)])
+            thoughts = thoughts.to(device).float()
+        if self.positions == "all":
+            joined = torch.cat(rows, dim=1).to(device).float()
+        else:
+            count = slots + (self.positions == "thoughts+answer")
+            joined = torch.stack([row[:, :count] for row in rows], dim=1).to(device).float()
+        return {layer: joined[place[layer]] for layer in self.layer_map}, thoughts
+
+    @torch.no_grad()
+    def _run_teacher(self, index: Sequence[int]) -> ThinkingOutput:
+        """Run the online teacher over the problems with these indices, in its own tokens."""
+        assert self.teacher is not None
+        num_thoughts = self.teacher.options.num_thoughts
+        rows = [
+            row_at(self._teacher_items[i], stage=num_thoughts, thoughts_per_step=1, model=self.teacher, last=True)
+            for i in index
+        ]
+        pad = self.teacher.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        batch = self._prepare_inputs(collate(rows, pad_id=pad))  # pyright: ignore[reportArgumentType]
+        return self.teacher(**batch, layers=sorted(self.layer_map), positions=self.positions, with_loss=False)
+
+    def _online_variance(self) -> dict[int, float]:
+        """Return the teacher's variance at each layer over the training problems, as a store's manifest has it."""
+        count, sums, squares = 0, dict.fromkeys(self.layer_map, 0.0), dict.fromkeys(self.layer_map, 0.0)
+        with Progress("teacher's variance", total=len(self._teacher_items), unit="problems") as progress:
+            for start in range(0, len(self._teacher_items), 32):
+                output = self._run_teacher(range(start, min(start + 32, len(self._teacher_items))))
+                for layer in self.layer_map:
+                    chosen = output.states[layer][output.mask].double()
+                    sums[layer] += chosen.sum().item()
+                    squares[layer] += chosen.square().sum().item()
+                count += int(output.mask.sum()) * self.teacher.hidden_size if self.teacher else 0
+                progress.update(start)
+        return {layer: squares[layer] / count - (sums[layer] / count) ** 2 for layer in self.layer_map}
+
+
+def _place(states: Tensor, valid: Tensor) -> Tensor:
+    """Put concatenated rows [sum of P_i, H] at the valid positions of a padded batch: bool [B, P] -> [B, P, H]."""
+    placed = states.new_zeros((*valid.shape, states.shape[-1]))
+    placed[valid] = states
+    return placed
+
+
+def default_arguments(output_dir: str | Path | None) -> TrainingArguments:
+    """Return SPEC.md's hyperparameters: AdamW 1e-4, batch 4, 3 epochs, 10% warm-up."""
+    return TrainingArguments(
+        output_dir=str(output_dir or tempfile.mkdtemp(prefix="lrd-")),
+        per_device_train_batch_size=4,
+        num_train_epochs=3,
+        learning_rate=1e-4,
+        warmup_steps=0.1,
+        weight_decay=0.0,
+        logging_steps=10,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+    )

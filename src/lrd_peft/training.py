@@ -1,0 +1,256 @@
+"""What every training of a thinking model shares: batches, checkpoints, the guard against NaN. Knows no teacher.
+
+Built on transformers' Trainer: optimizer, schedule, accumulation, mixed precision and distribution are its own.
+A checkpoint holds the trainable tensors only and counts from the moment its marker is written; a half-written one is
+removed on resume, and the old one is deleted after the new one's marker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from lrd_peft.curriculum import Item, StageCollator
+from lrd_peft.data.collate import IGNORED
+from lrd_peft.errors import UserError
+from lrd_peft.files import sync_folder, sync_parent
+from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.progress import Progress
+
+_MARKER = "complete.json"
+_WEIGHTS = "model.safetensors"
+# Batches are made of neighbours in length within windows of this many batches.
+_WINDOW = 32
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Shuffles, then sorts by length within windows, so that a batch pads little. A function of seed and epoch."""
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
+        window = self.batch_size * _WINDOW
+        batches: list[list[int]] = []
+        for start in range(0, len(order), window):
+            chunk = sorted(order[start : start + window], key=lambda i: self.lengths[i])
+            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
+        # A short batch stays last: the loader cuts the order into batches again.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        for place in torch.randperm(len(full), generator=generator).tolist():
+            yield from full[place]
+        for batch in short:
+            yield from batch
+
+
+class _Show(TrainerCallback):
+    """Shows progress."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.progress: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.progress = Progress(self.label, total=state.max_steps, unit="steps", initial=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress is not None:
+            self.progress.update(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if self.progress is not None and logs and "loss" in logs:
+            self.progress.update(state.global_step, f"loss {float(logs['loss']):.4f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress is not None:
+            self.progress.close()
+
+
+class ThinkingTrainer(Trainer):
+    """Trains a thinking model on the task loss: cross-entropy, mean over the labelled tokens of an optimizer step.
+
+    Args:
+        model: the model; what requires a gradient is trained.
+        items: encoded problems.
+        collator: makes their batches at one stage.
+        args: transformers' arguments.
+        label: what the progress line calls this training.
+    """
+
+    # Ours are divided by the counts of the whole accumulated batch.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: ThinkingModel,
+        *,
+        items: Sequence[Item],
+        collator: StageCollator,
+        args: TrainingArguments,
+        eval_items: Sequence[Item] | None = None,
+        label: str = "training",
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=items,  # pyright: ignore[reportArgumentType]
+            eval_dataset=eval_items,  # pyright: ignore[reportArgumentType]
+            data_collator=collator,  # pyright: ignore[reportArgumentType]
+            callbacks=[_Show(label)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = False
+        self._collator = collator
+        self._sums: dict[str, Tensor] = {}
+        self._num_summed = 0
+        self._first_bad_step = -1
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        assert isinstance(dataset, Sized)
+        lengths = [item.encoded.num_tokens for item in dataset]  # pyright: ignore[reportGeneralTypeIssues]
+        return LengthBucketSampler(lengths, batch_size=self.args.train_batch_size, seed=self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        num_labels = sum(batch["labels"].ne(IGNORED).sum() for batch in batch_samples)
+        if self.args.world_size > 1 and torch.is_tensor(num_labels):
+            num_labels = self.accelerator.gather(num_labels.to(device)).sum()  # pyright: ignore
+        return num_labels.to(device) if torch.is_tensor(num_labels) else num_labels
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        output = model(**inputs)
+        loss = output.loss_sum / (output.num_labels if num_items_in_batch is None else num_items_in_batch)
+        self.note(loss=loss)
+        loss = loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def note(self, **terms: Tensor) -> None:
+        """Add to the running sums of the loss's parts; nothing is read from the device before the next log."""
+        for name, value in terms.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        # On an accelerator this would wait for the device at each micro-batch; there the sums are checked at each log.
+        if loss.device.type == "cpu":
+            self._check_finite(loss)
+        return loss
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss).all()):
+            last = last_checkpoint(Path(str(self.args.output_dir)))
+            kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; training stops, {kept}. "
+                f"Lower the learning rate (now {self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm})"
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._sums:
+            steps = max(1, self.state.global_step - self._num_summed)
+            self._check_finite(torch.stack([value.float() for value in self._sums.values()]).sum())
+            logs |= {name: (value / steps).item() for name, value in self._sums.items() if name != "loss"}
+        self._sums, self._num_summed = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        with torch.no_grad():
+            prepared: Any = self._prepare_inputs(inputs)
+            output = model(**prepared)
+        return output.loss_sum / output.num_labels, None, None
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Return the log of the training: step, loss and its parts; without clocks, so that equal runs are equal."""
+        kept = ("step", "epoch", "loss", "task", "distill", "learning_rate", "grad_norm", "eval_loss")
+        rows = []
+        for row in self.state.log_history:
+            chosen = {name: float(row[name]) for name in row if name in kept or name.startswith("distill_layer_")}
+            if "loss" in chosen or "eval_loss" in chosen:
+                rows.append(chosen)
+        return rows
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)  # pyright: ignore[reportArgumentType]
+        save_file(trainable_state(model), folder / _WEIGHTS)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
+        root = Path(str(self.args.output_dir))
+        folder = root / f"checkpoint-{self.state.global_step}"
+        sync_folder(folder)
+        (folder / _MARKER).write_text(json.dumps({"step": self.state.global_step}), encoding="utf-8")
+        sync_folder(folder)
+        sync_parent(folder)
+        for step, old in _checkpoints(root):
+            if step < self.state.global_step:
+                shutil.rmtree(old)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        target = self.accelerator.unwrap_model(self.model if model is None else model)  # pyright: ignore
+        state = load_file(os.path.join(resume_from_checkpoint, _WEIGHTS))
+        own = dict(trainable_state(target))
+        if own.keys() != state.keys():
+            raise UserError(f"{resume_from_checkpoint} was made by another training: its tensors have other names")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that require a gradient, a tied one once."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _checkpoints(root: Path) -> list[tuple[int, Path]]:
+    found = []
+    for folder in root.glob("checkpoint-*") if root.is_dir() else ():
+        match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+        if match and folder.is_dir():
+            found.append((int(match[1]), folder))
+    return sorted(found)
+
+
+def last_checkpoint(root: Path) -> str | None:
+    """Return the newest complete checkpoint below a folder; half-written ones are removed."""
+    last = None
+    for _, folder in _checkpoints(root):
+        if (folder / _MARKER).is_file():
+            last = str(folder)
+        else:
+            shutil.rmtree(folder)
+    return last
