@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lrd_peft.errors import UserError
+from lrd_peft.errors import UserError, nearest
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
 
@@ -34,14 +35,7 @@ def lora_config(
     if r < 1:
         raise UserError(f"lora_r is {r}; the rank must be at least 1")
     inner = unwrap(model.lm)
-    if target_modules != "all-linear":
-        names = {name.rsplit(".", 1)[-1] for name, module in inner.named_modules() if hasattr(module, "weight")}
-        missing = [name for name in target_modules if name.rsplit(".", 1)[-1] not in names]
-        if isinstance(target_modules, str) or missing:
-            raise UserError(
-                f"lora_targets is {target_modules}; this model's modules are {', '.join(sorted(names))} "
-                'or "all-linear" for every linear layer but the head'
-            )
+    check_targets(inner, target_modules)
     conv1d = any(isinstance(module, Conv1D) for module in inner.modules())
     return LoraConfig(
         r=r,
@@ -53,6 +47,20 @@ def lora_config(
         # New marker tokens would otherwise stay at their random embeddings.
         trainable_token_indices=list(model.new_token_ids) or None,
     )
+
+
+def check_targets(lm: nn.Module, target_modules: str | Sequence[str]) -> None:
+    """Raise a UserError if a target module does not exist in the model."""
+    if target_modules == "all-linear":
+        return
+    names = {name.rsplit(".", 1)[-1] for name, module in lm.named_modules() if hasattr(module, "weight")}
+    missing = [name for name in target_modules if name.rsplit(".", 1)[-1] not in names]
+    if isinstance(target_modules, str) or missing:
+        asked = target_modules if isinstance(target_modules, str) else ", ".join(missing)
+        raise UserError(
+            f"lora_targets has {asked}, which this model lacks.{nearest(asked, names)} Its modules are "
+            f'{", ".join(sorted(names))}; "all-linear" is every linear layer but the head'
+        )
 
 
 def create_lora_model(

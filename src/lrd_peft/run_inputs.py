@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, load_problems
+from lrd_peft.data.encoding import Encoded
 from lrd_peft.errors import UserError
 from lrd_peft.model.facts import context_length
 from lrd_peft.model.thinking import unwrap
@@ -23,10 +24,14 @@ HELD_OUT_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class TrainingProblems:
-    """Training problems that fit, and lines that say what was left out."""
+    """Training problems that fit, encoded, and lines that say what was left out."""
 
-    problems: tuple[Problem, ...]
+    encoded: tuple[Encoded, ...]
     report: tuple[str, ...]
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(row.problem for row in self.encoded)
 
 
 def training_problems(config: RunConfig, model: ThinkingModel) -> TrainingProblems:
@@ -48,7 +53,19 @@ def training_problems(config: RunConfig, model: ThinkingModel) -> TrainingProble
     report = [loaded.report()]
     if num_too_long:
         report.append(f"{num_too_long} problems longer than {limit} tokens left out")
-    return TrainingProblems(tuple(row.problem for row in encoded), tuple(report))
+    return TrainingProblems(tuple(encoded), tuple(report))
+
+
+def some_training_problems(config: RunConfig) -> Sequence[Problem]:
+    """Return a few training problems of each data set, enough to know how long answers are."""
+    return load_problems(
+        config.dataset,
+        split="train",
+        limit=min(300, config.num_train_problems or 300),
+        data_dir=config.data_dir,
+        seed=config.seed,
+        steps_style=config.steps_style,
+    )
 
 
 def held_out(config: RunConfig, name: str, *, split: str, limit: int | None) -> Sequence[Problem]:

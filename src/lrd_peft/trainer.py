@@ -96,7 +96,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         super().__init__(
             student_model,
             items=items(encoded),
-            eval_items=items([student_model.encoder.encode(p) for p in eval_dataset]) if eval_dataset else None,
+            eval_items=items(student_model.encoder.encode_many(eval_dataset)) if eval_dataset else None,
             collator=StageCollator(student_model, stage=num_thoughts, max_stage=num_thoughts, thoughts_per_step=1),
             args=args or default_arguments(output_dir),
             label=label,
@@ -109,7 +109,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
             else:
                 assert self.teacher is not None
                 self.teacher.requires_grad_(False).eval().to(self.args.device)
-                self._teacher_items = items([self.teacher.encoder.encode(p) for p in train_dataset])
+                self._teacher_items = items(self.teacher.encoder.encode_many(train_dataset))
                 if normalize == "variance":
                     self._variance = self._online_variance()
         self._num_positions: Tensor | int = 0

@@ -124,8 +124,7 @@ class ThinkingTrainer(Trainer):
         self._loss_shifts_labels = False
         self._collator = collator
         self._sums: dict[str, Tensor] = {}
-        self._num_summed = 0
-        self._first_bad_step = -1
+        self._first_noted = 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -154,6 +153,8 @@ class ThinkingTrainer(Trainer):
 
     def note(self, **terms: Tensor) -> None:
         """Add to the running sums of the loss's parts; nothing is read from the device before the next log."""
+        if not self._sums:
+            self._first_noted = self.state.global_step
         for name, value in terms.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -176,10 +177,10 @@ class ThinkingTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
-            steps = max(1, self.state.global_step - self._num_summed)
+            steps = max(1, self.state.global_step - self._first_noted)
             self._check_finite(torch.stack([value.float() for value in self._sums.values()]).sum())
             logs |= {name: (value / steps).item() for name, value in self._sums.items() if name != "loss"}
-        self._sums, self._num_summed = {}, self.state.global_step
+            self._sums = {}
         super().log(logs, start_time)
 
     def prediction_step(

@@ -1,4 +1,7 @@
-"""The thinking loop equals its plain definition: losses, gradients, hidden states; ragged, padded, wrapped."""
+"""The thinking loop equals its plain definition: losses, gradients, hidden states; ragged, padded, wrapped.
+
+In double precision where only the arithmetic is in question; Llama's norms are float32 even there.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,11 @@ def batch_of(num_thoughts: int, rows: list[int]) -> Batch:
 def wrapped(lm: nn.Module) -> nn.Module:
     """A PEFT model whose adapters do something (B is not zero)."""
     torch.manual_seed(3)
-    peft = get_peft_model(lm, LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights=False))
-    return peft
+    conv1d = type(lm).__name__.startswith("GPT2")
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=conv1d
+    )
+    return get_peft_model(lm, config)
 
 
 def summed_loss(lm: nn.Module, batch: Batch, **options) -> Tensor:
@@ -147,7 +153,7 @@ def test_projection_on_thoughts(family):
     torch.manual_seed(5)
     projection = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24)).double()
     loss = summed_loss(lm, batch_of(3, [0, 1, 2]), projection=projection)
-    assert loss.item() == pytest.approx(plain_loss(lm, 3, [0, 1, 2], projection).item(), rel=1e-8)
+    assert loss.item() == pytest.approx(plain_loss(lm, 3, [0, 1, 2], projection).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -164,7 +170,7 @@ def test_forced_thoughts_equal_to_its_own_change_nothing(family):
         forced=own.thoughts,
     )
     assert forced.num_passes == 1 and own.num_passes == 4
-    torch.testing.assert_close(forced.last, own.last)
+    torch.testing.assert_close(forced.last, own.last, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -172,25 +178,25 @@ def test_enough_jacobi_passes_equal_the_sequential_thoughts(family):
     lm = MODELS[family]().double().eval()
     batch = batch_of(4, [0, 1, 2, 3])
     exact = summed_loss(lm, batch)
-    assert summed_loss(lm, batch, jacobi_passes=4).item() == pytest.approx(exact.item(), rel=1e-10)
-    assert summed_loss(lm, batch, jacobi_passes=2).item() != pytest.approx(exact.item(), rel=1e-6)
+    assert summed_loss(lm, batch, jacobi_passes=4).item() == pytest.approx(exact.item(), rel=1e-6)
+    assert summed_loss(lm, batch, jacobi_passes=2).item() != pytest.approx(exact.item(), rel=1e-4)
     ours, theirs = gradients(lm, summed_loss(lm, batch, jacobi_passes=4)), gradients(lm, exact)
     for name, grad in ours.items():
-        torch.testing.assert_close(grad, theirs[name], msg=name)
+        torch.testing.assert_close(grad, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("family", MODELS)
 def test_padding_and_batch_order_change_nothing(family):
     lm = MODELS[family]().double().eval()
     alone = sum(summed_loss(lm, batch_of(2, [i])).item() for i in range(4))
-    assert summed_loss(lm, batch_of(2, [3, 1, 0, 2])).item() == pytest.approx(alone, rel=1e-10)
+    assert summed_loss(lm, batch_of(2, [3, 1, 0, 2])).item() == pytest.approx(alone, rel=1e-6)
     batch = batch_of(2, [0, 1, 2, 3])
     wider = Batch(**batch)
     wider["question_ids"] = F.pad(batch["question_ids"], (5, 0), value=13)
     wider["question_mask"] = F.pad(batch["question_mask"], (5, 0))
     wider["suffix_ids"] = F.pad(batch["suffix_ids"], (0, 4), value=14)
     wider["labels"] = F.pad(batch["labels"], (0, 4), value=-100)
-    assert summed_loss(lm, wider).item() == pytest.approx(alone, rel=1e-10)
+    assert summed_loss(lm, wider).item() == pytest.approx(alone, rel=1e-6)
 
 
 def test_a_layer_out_of_range_is_named_with_the_range():

@@ -75,13 +75,20 @@ class Encoder:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @property
+    def _prompt_start(self) -> tuple[int, ...]:
+        # A chat template brings its own beginning of text.
+        return () if self.prompt_style == "chat" else self._start
+
+    def _prompt_text(self, question_text: str) -> str:
+        if self.prompt_style == "plain":
+            return question_text + "\n"
+        chat = [{"role": "user", "content": question_text}]
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
     def prompt(self, question_text: str) -> tuple[int, ...]:
         """Return the ids of a question as the model reads it."""
-        if self.prompt_style == "chat":
-            chat = [{"role": "user", "content": question_text}]
-            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            return self._ids(str(text))
-        return self._start + self._ids(question_text + "\n")
+        return self._prompt_start + self._ids(self._prompt_text(question_text))
 
     @property
     def marker(self) -> tuple[int, ...]:
@@ -89,15 +96,28 @@ class Encoder:
 
     def encode(self, problem: Problem) -> Encoded:
         """Return the token ids of one problem."""
+        return self.encode_many([problem])[0]
+
+    def encode_many(self, problems: Sequence[Problem]) -> list[Encoded]:
+        """Return the token ids of problems, all their parts tokenized in one call."""
         eos = self.tokenizer.eos_token_id
         assert isinstance(eos, int)
-        return Encoded(
-            problem=problem,
-            prompt=self.prompt(problem.question_text),
-            steps=tuple(self._ids(step + "\n") for step in problem.steps),
-            marker=self._marker,
-            answer=(*self._ids(problem.answer), eos),
-        )
+        texts: list[str] = []
+        for problem in problems:
+            texts += [
+                self._prompt_text(problem.question_text),
+                problem.answer,
+                *(step + "\n" for step in problem.steps),
+            ]
+        if not texts:
+            return []
+        ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        encoded = []
+        for problem in problems:
+            prompt, answer = (*self._prompt_start, *next(ids)), next(ids)
+            steps = tuple(tuple(next(ids)) for _ in problem.steps)
+            encoded.append(Encoded(problem, prompt, steps, self._marker, (*answer, eos)))
+        return encoded
 
     def encode_all(self, problems: Sequence[Problem], *, max_length: int | None = None) -> tuple[list[Encoded], int]:
         """Encode problems and leave out those longer than `max_length` tokens.
@@ -108,7 +128,7 @@ class Encoder:
         Raises:
             UserError: if no problem fits.
         """
-        encoded = [self.encode(problem) for problem in problems]
+        encoded = self.encode_many(problems)
         kept = [row for row in encoded if max_length is None or row.num_tokens <= max_length]
         if encoded and not kept:
             shortest = min(row.num_tokens for row in encoded)

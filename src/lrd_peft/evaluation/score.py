@@ -99,6 +99,6 @@ def _confidence(row: Generated, start: int) -> float | None:
 
 def written_limit(model: ThinkingModel, problems: Sequence[Problem], *, thinking: bool) -> int:
     """Return a limit for new tokens: one and a half times the longest of these problems' texts, and some."""
-    encoded = [model.encoder.encode(problem) for problem in problems]
+    encoded = model.encoder.encode_many(problems)
     longest = max(len(row.answer) if thinking else len(row.suffix(0)) for row in encoded)
     return math.ceil(longest * 1.5) + 4

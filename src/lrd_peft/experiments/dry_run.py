@@ -11,9 +11,8 @@ from lrd_peft.config import RunConfig, dump_yaml
 from lrd_peft.data import load_problems
 from lrd_peft.distillation import map_layers
 from lrd_peft.errors import UserError
+from lrd_peft.experiments.preflight import student_config, teacher_config
 from lrd_peft.model.facts import block_count, count_parameters, hidden_size, meta_model
-from lrd_peft.model.loading import load_config
-from lrd_peft.run_inputs import load_options
 from lrd_peft.store import StoreSpec, estimate_bytes
 
 # Where the problems cannot be read: the means of GSM8K's training set under Llama 2's tokenizer are near these.
@@ -35,22 +34,7 @@ def dry_run(config: RunConfig) -> str:
 
     No weights are loaded and nothing is written.
     """
-    teacher = load_config(
-        config.teacher,
-        revision=config.teacher_revision,
-        trust_remote_code=config.trust_remote_code,
-        published=True,
-    )
-    options = load_options(config, student=True)
-    student = load_config(
-        config.student,
-        published=True,
-        **{
-            name: options[name]
-            for name in ("revision", "trust_remote_code", "keep_blocks", "teacher")
-            if name in options
-        },
-    )
+    teacher, student = teacher_config(config, published=True), student_config(config, published=True)
     pairs = map_layers(
         config.distill_layers,
         teacher_blocks=block_count(teacher),

@@ -12,6 +12,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import PHASES, Phase, RunConfig
+from lrd_peft.experiments.preflight import preflight
 from lrd_peft.phases.distill import distill
 from lrd_peft.phases.evaluate import evaluate
 from lrd_peft.phases.extract import extract
@@ -33,6 +34,7 @@ def run_phases(config: RunConfig, phases: tuple[str, ...]) -> None:
     Raises:
         UserError: from a phase, or if the run folder belongs to another configuration.
     """
+    preflight(config)
     run = RunFolder.claim(config)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

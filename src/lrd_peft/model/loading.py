@@ -143,6 +143,17 @@ def load_config(
     return config if kept is None else prune_config(config, kept)
 
 
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, teacher: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model without its weights; the arguments are those of `load_lm`."""
+    _, base = _parse(name, teacher=teacher)
+    source = find_source(base, revision=revision)
+    if source.gguf is not None:
+        source = replace(source, location=str(convert(source.gguf)))
+    return _read_tokenizer(source, name=base, revision=revision, remote_code=trust_remote_code)[0]
+
+
 def _parse(name: str, *, teacher: str | None) -> tuple[int | None, str]:
     """Return how many blocks to keep (None: no "teacher:N") and the name of the model they are taken from."""
     if not name.startswith(_TEACHER_PREFIX):

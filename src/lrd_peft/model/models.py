@@ -90,7 +90,11 @@ def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **loa
     if isinstance(model, StudentModel):
         projectors = description.get("projectors", {})
         if projectors:
-            model.attach_projectors(projectors["layers"], teacher_hidden_size=projectors["teacher_hidden_size"])
+            model.attach_projectors(
+                projectors["layers"],
+                teacher_hidden_size=projectors["teacher_hidden_size"],
+                thoughts=description["thought_adapter"],
+            )
     attach_weights(model, folder, trainable=trainable)
     return model.eval()
 

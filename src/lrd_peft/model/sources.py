@@ -88,8 +88,8 @@ def check_folder(folder: Path, *, name: str, weights: bool = True) -> None:
     """
     if (folder / "adapter_config.json").is_file():
         raise UserError(
-            f'"{name}" holds a PEFT adapter (of {_base_of(folder)}), not a whole model: name that one, '
-            "and put the adapter on it with PeftModel.from_pretrained, or read the run with StudentModel.from_run"
+            f'"{name}" holds a PEFT adapter (of {_base_of(folder)}), not a whole model: name that model, and '
+            "put the adapter on it with PeftModel.from_pretrained, or read the run with StudentModel.from_run"
         )
     if not (folder / "config.json").is_file():
         raise UserError(f'"{name}" has no config.json, so it is no model folder in the transformers layout')

@@ -53,12 +53,14 @@ def unwrap(lm: nn.Module) -> PreTrainedModel:
 
 
 def head_logits(lm: nn.Module, hidden: Tensor) -> Tensor:
-    """Apply the LM head to chosen positions: hidden [..., H] -> logits [..., V], float32.
+    """Apply the LM head to chosen positions: hidden [..., H] -> logits [..., V], float32 at least.
 
     Equal to the model's own logits there, including the scaling (Cohere, Granite) and soft-capping (Gemma) of heads.
     """
     inner = unwrap(lm)
-    logits = inner.get_output_embeddings()(hidden).float()
+    logits = inner.get_output_embeddings()(hidden)
+    # Half precision is not enough for a log-softmax over a vocabulary.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None)
     if scale is not None:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lrd_peft.config import RunConfig
-from lrd_peft.errors import UserError, nearest
 from lrd_peft.evaluation.metrics import ProblemResult, summarise
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import held_out, load_options, thinking_options, training_problems
+from lrd_peft.run_inputs import held_out, load_options, some_training_problems, thinking_options
 
 Loader = Callable[[RunConfig, RunFolder], ThinkingModel]
 
@@ -43,9 +42,6 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
     """Grade every method on every data set that is not graded yet, and write evaluation.json."""
     began = time.perf_counter()
     run.require("student", config)
-    unknown = [method for method in config.methods if method not in METHODS]
-    if unknown:
-        raise UserError(f'unknown method "{unknown[0]}"; there are {", ".join(METHODS)}.{nearest(unknown[0], METHODS)}')
     table: dict[str, dict[str, Any]] = {}
     for method in config.methods:
         model: ThinkingModel | None = None
@@ -80,7 +76,7 @@ def entry(graded: dict[str, Any]) -> dict[str, Any]:
 
 def _grade(config: RunConfig, model: ThinkingModel, dataset: str, *, thinking: bool, label: str) -> dict[str, Any]:
     problems = held_out(config, dataset, split=config.eval_split, limit=config.num_eval_problems)
-    known = training_problems(config, model).problems[:1000]
+    known = some_training_problems(config)
     results = score(
         model,
         problems,

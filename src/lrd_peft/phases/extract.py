@@ -45,10 +45,11 @@ def extract(config: RunConfig, run: RunFolder) -> None:
         teacher.to(config.device)
     layers = layers_of(config)
     check_layers(teacher.lm, layers)
-    problems = training_problems(config, teacher).problems
+    encoded = training_problems(config, teacher).encoded
+    problems = [row.problem for row in encoded]
     rows = [
         row_at(item, stage=config.num_thoughts, thoughts_per_step=1, model=teacher, last=True)
-        for item in items([teacher.encoder.encode(problem) for problem in problems])
+        for item in items(encoded)
     ]
     spec = StoreSpec(
         fingerprints={**teacher.fingerprints(), "data": data_fingerprint(problems)},

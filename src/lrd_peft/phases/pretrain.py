@@ -5,6 +5,7 @@ lrd pretrain tiny-teacher        writes the same folder as the one that ships, f
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from lrd_peft.data.encoding import MARKER, Encoder
 from lrd_peft.data.generators import SETS, generate
-from lrd_peft.data.problem import Problem
+from lrd_peft.data.problem import LETTERS, Problem
 from lrd_peft.errors import UserError, nearest
 from lrd_peft.model.tiny_tokenizer import build_tokenizer
 
@@ -29,6 +30,8 @@ class Recipe:
 
     Attributes:
         problems: how many distinct training problems of each set it reads, once each.
+        drills: how many times it looks up the letter of an option; without these short texts a model of this size
+            does the arithmetic of aqua-mini and still guesses the letter.
     """
 
     hidden_size: int
@@ -36,6 +39,7 @@ class Recipe:
     num_blocks: int
     num_heads: int
     problems: tuple[tuple[str, int], ...]
+    drills: int
     batch_size: int
     learning_rate: float
     seed: int = 20
@@ -47,8 +51,9 @@ RECIPES = {
         intermediate_size=216,
         num_blocks=12,
         num_heads=4,
-        problems=(("gsm-mini", 110_000), ("math-mini", 45_000), ("aqua-mini", 45_000)),
-        batch_size=48,
+        problems=(("gsm-mini", 80_000), ("math-mini", 35_000), ("aqua-mini", 35_000)),
+        drills=30_000,
+        batch_size=32,
         learning_rate=2e-3,
     ),
     "tiny-student": Recipe(
@@ -56,8 +61,9 @@ RECIPES = {
         intermediate_size=192,
         num_blocks=6,
         num_heads=4,
-        problems=(("gsm-mini", 40_000), ("math-mini", 20_000), ("aqua-mini", 20_000)),
-        batch_size=48,
+        problems=(("gsm-mini", 80_000), ("math-mini", 35_000), ("aqua-mini", 35_000)),
+        drills=30_000,
+        batch_size=32,
         learning_rate=2e-3,
     ),
 }
@@ -66,6 +72,18 @@ RECIPES = {
 def written(problem: Problem) -> str:
     """Return the whole text of a problem with its steps and answer, as a model reads and writes it."""
     return "\n".join([problem.question_text, *problem.steps, MARKER + problem.answer])
+
+
+def drills(count: int, *, seed: int) -> list[Problem]:
+    """Return texts that only ask which option a number is."""
+    rng = random.Random(f"drills/{seed}")
+    texts = []
+    for index in range(count):
+        options = tuple(str(number) for number in rng.sample(range(100), len(LETTERS)))
+        place = rng.randrange(len(LETTERS))
+        question = f"which option is {options[place]}?"
+        texts.append(Problem(f"drills/{index}", question, (), LETTERS[place], options, "lookup"))
+    return texts
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -107,11 +125,13 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
         min_count=20,
     )
     encoder = Encoder(tokenizer)
-    rows = []
+    problems = drills(int(recipe.drills * scale), seed=recipe.seed)
     for part, count in recipe.problems:
-        for problem in generate(part, split="train", num_problems=max(1, int(count * scale)), seed=recipe.seed):
-            encoded = encoder.encode(problem)
-            rows.append({"input_ids": [*encoded.prompt, *encoded.suffix(0)], "prompt": len(encoded.prompt)})
+        problems += generate(part, split="train", num_problems=max(1, int(count * scale)), seed=recipe.seed)
+    rows = [
+        {"input_ids": [*encoded.prompt, *encoded.suffix(0)], "prompt": len(encoded.prompt)}
+        for encoded in encoder.encode_many(problems)
+    ]
     print(f"{len(rows)} problems, {sum(len(row['input_ids']) for row in rows)} tokens, vocabulary {len(tokenizer)}")
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     held_out,
     load_options,
+    some_training_problems,
     thinking_options,
     training_arguments,
     training_problems,
@@ -67,7 +69,7 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
     data = training_problems(config, teacher)
     for line in data.report:
         print(line)
-    encoded = items([teacher.encoder.encode(problem) for problem in data.problems])
+    encoded = items(data.encoded)
     validation: list[Problem] = []
     if config.num_validation_problems:
         for name in config.dataset_parts:
@@ -79,7 +81,7 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
         if stage.epochs > 0:
             note["curve"] = _train_stage(config, run, teacher, stage, encoded)
         if validation:
-            note |= _validate(config, teacher, stage, validation, data.problems[:1000])
+            note |= _validate(config, teacher, stage, validation, some_training_problems(config))
         note["wall_seconds"] = round(time.perf_counter() - began, 3)
         history = [*history, note]
         save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
@@ -92,7 +94,7 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
         config,
         {
             "history": history,
-            "num_train_problems": len(data.problems),
+            "num_train_problems": len(data.encoded),
             "wall_seconds": round(sum(note["wall_seconds"] for note in history), 3),
             "trainable_parameters": teacher.num_parameters(trainable=True),
             "total_parameters": teacher.num_parameters(),
@@ -152,7 +154,7 @@ def _train_stage(
 
 
 def _validate(
-    config: RunConfig, teacher: TeacherModel, stage: Stage, problems: list[Problem], known: Any
+    config: RunConfig, teacher: TeacherModel, stage: Stage, problems: list[Problem], known: Sequence[Problem]
 ) -> dict[str, Any]:
     """Return the accuracy on validation problems, answered as the stage teaches."""
     results = score(

@@ -32,8 +32,8 @@ class ShardBuffer:
         self._spec = spec
         self._dtype = TORCH_DTYPE[spec.dtype]
         self._states = torch.empty(max(1, capacity_rows), spec.hidden_size, dtype=self._dtype)
-        block = max(1, SCRATCH_VALUES // spec.hidden_size)
-        self._scratch = torch.empty(block, spec.hidden_size, dtype=torch.float64)
+        self._block = max(1, SCRATCH_VALUES // spec.hidden_size)
+        self._scratch = torch.empty(self._block, spec.hidden_size, dtype=torch.float64)
         self.clear()
 
     def clear(self) -> None:
@@ -74,20 +74,21 @@ class ShardBuffer:
         self._row_offsets.append(self._row_offsets[-1] + len(text))
 
     def _reserve(self, num_rows: int) -> None:
-        if num_rows > len(self._states):
-            larger = torch.empty(max(num_rows, 2 * len(self._states)), self._spec.hidden_size, dtype=self._dtype)
+        if num_rows > self._states.shape[0]:
+            larger = torch.empty(max(num_rows, 2 * self._states.shape[0]), self._spec.hidden_size, dtype=self._dtype)
             used = self.num_positions * len(self._spec.layers)
             larger[:used] = self._states[:used]
             self._states = larger
 
     def _row_sums(self, values: Float[Tensor, "row hidden"]) -> Float[Tensor, "2 row"]:
         """Sum and sum of squares of each row, in float64; the same for any number of threads."""
-        result = torch.empty(2, len(values), dtype=torch.float64)
-        for start in range(0, len(values), len(self._scratch)):
-            part = values[start : start + len(self._scratch)]
-            scratch = self._scratch[: len(part)].copy_(part)
-            torch.sum(scratch, dim=1, out=result[0, start : start + len(part)])
-            torch.sum(scratch.square_(), dim=1, out=result[1, start : start + len(part)])
+        num_rows = values.shape[0]
+        result = torch.empty(2, num_rows, dtype=torch.float64)
+        for start in range(0, num_rows, self._block):
+            stop = min(start + self._block, num_rows)
+            scratch = self._scratch[: stop - start].copy_(values[start:stop])
+            torch.sum(scratch, dim=1, out=result[0, start:stop])
+            torch.sum(scratch.square_(), dim=1, out=result[1, start:stop])
         return result
 
     def _raise_not_finite(self, index: int, states: Tensor, squares: Tensor, row: Mapping[str, Any]) -> None:
