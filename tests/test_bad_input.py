@@ -71,7 +71,7 @@ def test_an_empty_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     path = tmp_path / "train.jsonl"
     path.write_text("")
     line = error_of(capsys, "run", *SMALL, "--dataset", str(path), "--output_dir", str(tmp_path / "run"))
-    assert "train.jsonl" in line
+    assert "train" in line and "no usable problem" in line and "empty" in line
 
 
 def test_an_output_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
 def runner(stand_in: Any) -> list[Any]:
     calls: list[Any] = []
     stand_in("lrd_peft.experiments.runner", run_phases=lambda config, phases: calls.append((config, phases)))
+    stand_in("lrd_peft.report.tables", show=lambda run: f"the table of {run}")
     stand_in("lrd_peft.experiments.dry_run", dry_run=lambda config: f"would train {config.student}")
     return calls
 

@@ -97,4 +97,6 @@ def test_public_names_are_the_same_objects_from_each_place(root: Path) -> None:
         "print(a is b is c is d)\n"
         for name, home in homes.items()
     )
-    assert python(code, cwd=root).split() == ["True"] * len(homes)
+    # An experiment tracker that is installed may greet the import of transformers' Trainer.
+    answers = [line for line in python(code, cwd=root).splitlines() if not line.startswith("[INFO]")]
+    assert answers == ["True"] * len(homes)

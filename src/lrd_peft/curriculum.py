@@ -29,9 +29,12 @@ def items(encoded: Sequence[Encoded]) -> list[Item]:
 
 
 def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingModel, last: bool = False) -> Row:
-    """Return a problem's row at a stage; `last` drops all steps, also those beyond the stage's number."""
+    """Return a problem's row at a stage; `last` drops all steps, also those beyond the stage's number.
+
+    Stage 0 has no thoughts in the place of steps, so it keeps them whatever `last` says.
+    """
     encoded = item.encoded
-    removed = len(encoded.steps) if last else min(stage, len(encoded.steps))
+    removed = len(encoded.steps) if last and stage > 0 else min(stage, len(encoded.steps))
     suffix = encoded.suffix(removed)
     question = encoded.prompt
     if stage > 0:
@@ -47,7 +50,7 @@ def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingMod
 
 @dataclass(frozen=True)
 class StageCollator:
-    """Makes batches at one stage, some of them at an earlier one.
+    """Makes batches at one stage, some of them at another one.
 
     A batch has one number of thoughts, so the stage is drawn for the whole batch: with probability `uniform_prob`
     uniformly from 0 to `max_stage`, else `stage`. The draw depends on the seed and on which problems are in the batch
@@ -79,7 +82,7 @@ class StageCollator:
                 stage=stage,
                 thoughts_per_step=self.thoughts_per_step,
                 model=self.model,
-                last=stage == self.max_stage and stage > 0,
+                last=stage == self.max_stage,
             )
             for item in batch
         ]

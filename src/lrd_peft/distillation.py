@@ -138,6 +138,9 @@ class LatentDistillationLoss(nn.Module):
                 scale = variance[layer] if variance is not None else teacher[chosen].var(unbiased=False).item()
                 # A constant layer has nothing to scale by.
                 scale = scale if scale > 0 else 1.0
+            # Filled before, not multiplied after: what padding holds, even NaN, neither counts nor has a gradient.
+            outside = ~chosen[:, :, None]
+            student, teacher = student.masked_fill(outside, 0.0), teacher.masked_fill(outside, 0.0)
             per_position = self._per_position(student, teacher, scale) * chosen
             value = per_position.sum() / (chosen.sum() if num_positions is None else num_positions)
             per_layer[layer] = value.detach()

@@ -24,9 +24,12 @@ def sync_folder(folder: Path) -> None:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `folder` when the block ends without an error.
 
-    A crash leaves either the old folder, the new one or none; a left-over temporary folder is removed next time.
+    A crash leaves the old folder or the new one. Killed in the instant between the two renames it leaves both beside
+    the name; the next call then puts the new one, which is whole by then, in its place. Left-overs are removed.
     """
     temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        (temporary if temporary.exists() else old).rename(folder)
     for leftover in (temporary, old):
         if leftover.exists():
             shutil.rmtree(leftover)

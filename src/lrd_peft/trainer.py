@@ -25,7 +25,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.model.facts import context_length, fingerprint_tokenizer
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking import unwrap
-from lrd_peft.model.thinking_model import ThinkingOutput
+from lrd_peft.model.thinking_model import POSITIONS, ThinkingModel, ThinkingOutput
 from lrd_peft.progress import Progress
 from lrd_peft.store import Store
 from lrd_peft.training import ThinkingTrainer
@@ -79,26 +79,23 @@ class LRDPEFTTrainer(ThinkingTrainer):
             raise UserError("train_dataset is empty; there is nothing to train on")
         if thoughts_from not in THOUGHTS_FROM:
             raise UserError(f'thoughts_from is "{thoughts_from}"; it must be one of {", ".join(THOUGHTS_FROM)}')
+        if positions not in POSITIONS:
+            raise UserError(f'positions is "{positions}"; it must be one of {", ".join(POSITIONS)}')
         self.student, self.teacher, self.store = student_model, teacher_model, store
         self.positions, self.thoughts_from = positions, thoughts_from
         self.layer_map: dict[int, int] = {}
         if self.alpha > 0 or thoughts_from != "student":
             self._pair(tuple(distill_layers), student_layers)
+            if store is not None:
+                _check_same_problems(store, train_dataset)
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
-        limit = context_length(unwrap(student_model.lm).config)
-        encoded, self.num_too_long = student_model.encoder.encode_all(train_dataset, max_length=limit)
-        if self.num_too_long:
-            raise UserError(
-                f"{self.num_too_long} of {len(train_dataset)} problems are longer than the student's context of "
-                f"{limit} tokens; leave them out (max_length) before they reach the trainer"
-            )
         num_thoughts = student_model.options.num_thoughts
         super().__init__(
             student_model,
-            items=items(encoded),
-            eval_items=items(student_model.encoder.encode_many(eval_dataset)) if eval_dataset else None,
+            items=_fitting(student_model, train_dataset, whose="student"),
+            eval_items=_fitting(student_model, eval_dataset, whose="student") if eval_dataset else None,
             collator=StageCollator(student_model, stage=num_thoughts, max_stage=num_thoughts, thoughts_per_step=1),
-            args=args or default_arguments(output_dir),
+            args=args or default_arguments(output_dir, evaluate=bool(eval_dataset)),
             label=label,
         )
         self._teacher_items: list[Item] = []
@@ -109,7 +106,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
             else:
                 assert self.teacher is not None
                 self.teacher.requires_grad_(False).eval().to(self.args.device)
-                self._teacher_items = items(self.teacher.encoder.encode_many(train_dataset))
+                self._teacher_items = _fitting(self.teacher, train_dataset, whose="teacher")
                 if normalize == "variance":
                     self._variance = self._online_variance()
         self._num_positions: Tensor | int = 0
@@ -118,6 +115,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         """Check that teacher and student fit, map the layers, and give the student its projectors."""
         if (self.store is None) == (self.teacher is None):
             raise UserError("give the trainer a teacher_model or a store, one of the two, unless distill_alpha is 0")
+        if self.positions == "thoughts" and self.student.options.num_thoughts == 0:
+            raise UserError('positions="thoughts" with 0 thoughts leaves nothing to distil; use "thoughts+answer"')
         if self.store is not None:
             spec = self.store.spec
             missing = [layer for layer in layers if layer not in spec.layers]
@@ -172,11 +171,13 @@ class LRDPEFTTrainer(ThinkingTrainer):
         learning_rate: float | None = None,
         **options: Any,
     ) -> Any:
-        """Train; `epochs` and `learning_rate` replace those of the arguments."""
+        """Train from a new optimizer; `epochs` and `learning_rate` replace those of the arguments."""
         if epochs is not None:
             self.args.num_train_epochs = epochs
         if learning_rate is not None:
             self.args.learning_rate = learning_rate
+        # A second call would otherwise go on with the first one's optimizer and rate.
+        self.optimizer = self.lr_scheduler = None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -283,8 +284,42 @@ class LRDPEFTTrainer(ThinkingTrainer):
                     sums[layer] += chosen.sum().item()
                     squares[layer] += chosen.square().sum().item()
                 count += int(output.mask.sum()) * self.teacher.hidden_size if self.teacher else 0
-                progress.update(start)
+                progress.update(min(start + 32, len(self._teacher_items)))
         return {layer: squares[layer] / count - (sums[layer] / count) ** 2 for layer in self.layer_map}
+
+
+def _fitting(model: ThinkingModel, problems: Sequence[Problem], *, whose: str) -> list[Item]:
+    """Encode problems for the last stage.
+
+    Raises:
+        UserError: if some are longer, thoughts included, than the model's context.
+    """
+    encoded = items(model.encoder.encode_many(problems))
+    limit = context_length(unwrap(model.lm).config)
+    thoughts = model.options.num_thoughts
+    lengths = [row_at(item, stage=thoughts, thoughts_per_step=1, model=model, last=True).length for item in encoded]
+    num_too_long = 0 if limit is None else sum(length > limit for length in lengths)
+    if num_too_long:
+        raise UserError(
+            f"{num_too_long} of {len(problems)} problems with their {thoughts} thoughts are longer than the {whose}'s "
+            f"context of {limit} tokens (the longest has {max(lengths)}); leave them out before they reach the trainer"
+        )
+    return encoded
+
+
+def _check_same_problems(store: Store, problems: Sequence[Problem]) -> None:
+    """Raise a UserError unless row i of the store is problem i."""
+    if len(store) != len(problems):
+        raise UserError(
+            f"the store holds {len(store)} problems and train_dataset {len(problems)}: they must be the same, in order"
+        )
+    for i, problem in enumerate(problems):
+        stored = str(store.row(i)["question"])
+        if stored != problem.question:
+            raise UserError(
+                f"the store was made from other problems: its problem {i} begins with {stored[:60]!r}, "
+                f"that of train_dataset with {problem.question[:60]!r}"
+            )
 
 
 def _place(states: Tensor, valid: Tensor) -> Tensor:
@@ -294,7 +329,7 @@ def _place(states: Tensor, valid: Tensor) -> Tensor:
     return placed
 
 
-def default_arguments(output_dir: str | Path | None) -> TrainingArguments:
+def default_arguments(output_dir: str | Path | None, *, evaluate: bool = False) -> TrainingArguments:
     """Return SPEC.md's hyperparameters: AdamW 1e-4, batch 4, 3 epochs, 10% warm-up."""
     return TrainingArguments(
         output_dir=str(output_dir or tempfile.mkdtemp(prefix="lrd-")),
@@ -305,6 +340,7 @@ def default_arguments(output_dir: str | Path | None) -> TrainingArguments:
         weight_decay=0.0,
         logging_steps=10,
         save_strategy="no",
+        eval_strategy="epoch" if evaluate else "no",
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),

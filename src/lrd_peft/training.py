@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -130,7 +130,9 @@ class ThinkingTrainer(Trainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         assert isinstance(dataset, Sized)
         lengths = [item.encoded.num_tokens for item in dataset]  # pyright: ignore[reportGeneralTypeIssues]
-        return LengthBucketSampler(lengths, batch_size=self.args.train_batch_size, seed=self.args.seed)
+        # The problems of an optimizer step, however it is accumulated, so that 1 x 8 steps over the same as 8 x 1.
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthBucketSampler(lengths, batch_size=batch_size, seed=self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         num_labels = sum(batch["labels"].ne(IGNORED).sum() for batch in batch_samples)
@@ -168,12 +170,27 @@ class ThinkingTrainer(Trainer):
 
     def _check_finite(self, loss: Tensor) -> None:
         if not bool(torch.isfinite(loss).all()):
-            last = last_checkpoint(Path(str(self.args.output_dir)))
-            kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; training stops, {kept}. "
-                f"Lower the learning rate (now {self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm})"
-            )
+            self._stop(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
+
+    def _stop(self, reason: str) -> NoReturn:
+        last = last_checkpoint(Path(str(self.args.output_dir)))
+        kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+        raise UserError(
+            f"{reason}; training stops, {kept}. Lower the learning rate (now {self.args.learning_rate}) or "
+            f"max_grad_norm ({self.args.max_grad_norm})"
+        )
+
+    def _check_weights(self) -> None:
+        """Stop before weights are kept that a last bad gradient has spoilt after a finite loss."""
+        model = self.accelerator.unwrap_model(self.model)  # pyright: ignore[reportArgumentType]
+        bad = [name for name, value in trainable_state(model).items() if not bool(torch.isfinite(value).all())]
+        if bad:
+            self._stop(f"{bad[0]} holds NaN or Inf after step {self.state.global_step}")
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().train(*args, **kwargs)
+        self._check_weights()
+        return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
@@ -204,10 +221,11 @@ class ThinkingTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model)  # pyright: ignore[reportArgumentType]
+        model = self.accelerator.unwrap_model(self.model)
         save_file(trainable_state(model), folder / _WEIGHTS)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._check_weights()
         super()._save_checkpoint(model, trial)
         if not self.args.should_save:
             return
@@ -222,7 +240,7 @@ class ThinkingTrainer(Trainer):
                 shutil.rmtree(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        target = self.accelerator.unwrap_model(self.model if model is None else model)  # pyright: ignore
+        target = self.accelerator.unwrap_model(self.model if model is None else model)
         state = load_file(os.path.join(resume_from_checkpoint, _WEIGHTS))
         own = dict(trainable_state(target))
         if own.keys() != state.keys():

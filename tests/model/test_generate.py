@@ -146,7 +146,8 @@ def test_thought_tokens_are_what_the_head_reads_before_each_slot(family: str) ->
 def test_probabilities_are_those_of_the_softmax(family: str) -> None:
     lm = model(family)
     (row,) = decode(lm, QUESTIONS[1:2])
-    logits, _ = recompute(lm, QUESTIONS[1], 3, [*FORCED, *row.tokens])
+    with torch.no_grad():
+        logits, _ = recompute(lm, QUESTIONS[1], 3, [*FORCED, *row.tokens])
     probabilities = logits.softmax(dim=-1)[-7:-1]
     expected = [float(probabilities[i, token]) for i, token in enumerate(row.tokens)]
     assert row.probabilities == pytest.approx(expected, rel=1e-5)
@@ -184,3 +185,14 @@ def test_a_projection_and_jacobi_passes_reach_the_thoughts() -> None:
     assert row.tokens == (int(logits[-1].argmax()),)
     exact, enough = decode(lm, QUESTIONS), decode(lm, QUESTIONS, jacobi_passes=3)
     assert tokens(exact) == tokens(enough)
+
+
+def test_the_end_of_the_context_stops_each_row_by_itself() -> None:
+    """GPT-2 has 64 positions and no others: a row of 7, 3 thoughts and 2 forced ids may write 53 tokens."""
+    lm = model("gpt2")
+    rows = decode(lm, QUESTIONS[:2], max_new_tokens=80, context=64)
+    # The last token is written at the last position, and never fed in.
+    assert [row.num_tokens for row in rows] == [64 - 8 + 1, 64 - 12 + 1]
+    assert not any(row.finished for row in rows)
+    for question, row in zip(QUESTIONS, rows, strict=False):
+        assert_same(decode(lm, [question], max_new_tokens=80, context=64)[0], row)

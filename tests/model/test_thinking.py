@@ -40,9 +40,7 @@ def wrapped(lm: nn.Module) -> nn.Module:
     """A PEFT model whose adapters do something (B is not zero)."""
     torch.manual_seed(3)
     conv1d = type(lm).__name__.startswith("GPT2")
-    config = LoraConfig(
-        r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=conv1d
-    )
+    config = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=conv1d)
     return get_peft_model(lm, config)
 
 

@@ -58,7 +58,7 @@ def score(
 
 
 def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, thinking: bool, seconds: float) -> ProblemResult:
-    text = model.tokenizer.decode(row.tokens, skip_special_tokens=True)
+    text = str(model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
     full = MARKER + text if thinking else text
     graded = grade(kind_of(problem), full, problem.answer)
     return ProblemResult(

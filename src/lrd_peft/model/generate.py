@@ -48,6 +48,7 @@ def generate(
     projection: Projection | None = None,
     jacobi_passes: int | None = None,
     top_tokens: int = 0,
+    context: int | None = None,
 ) -> list[Generated]:
     """Think, then decode greedily; rows that have ended leave the batch.
 
@@ -60,6 +61,7 @@ def generate(
         eos_id: the end-of-text token.
         projection, jacobi_passes: as in `think`.
         top_tokens: how many of the LM head's tokens to report for each slot.
+        context: the longest sequence that the model takes; a row stops there as it does at `max_new_tokens`.
     """
     num_rows = question_ids.shape[0]
     suffix = torch.tensor([list(forced)] * num_rows, dtype=torch.long, device=question_ids.device)
@@ -86,6 +88,7 @@ def generate(
     done: dict[int, bool] = {}
     rows = list(range(num_rows))
     padded = not bool(question_mask.all())
+    lengths = (question_mask.sum(dim=1) + num_thoughts + len(forced)).tolist()
     hidden = thinking.last[:, -1]
     for step in range(max_new_tokens):
         log_probabilities = head_logits(lm, hidden).log_softmax(dim=-1)
@@ -99,7 +102,8 @@ def generate(
                 continue
             tokens[row].append(token)
             probabilities[row].append(value)
-            alive.append(place)
+            if context is None or lengths[row] + len(tokens[row]) <= context:
+                alive.append(place)
         if not alive or step == max_new_tokens - 1:
             break
         keep = torch.tensor(alive, device=best_id.device)

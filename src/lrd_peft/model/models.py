@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lrd_peft.data.collate import left_pad
 from lrd_peft.data.encoding import MARKER
 from lrd_peft.errors import UserError
-from lrd_peft.model.facts import fingerprint_tokenizer, fingerprint_weights
+from lrd_peft.model.facts import context_length, fingerprint_tokenizer, fingerprint_weights
 from lrd_peft.model.generate import Generated, generate
-from lrd_peft.model.saving import attach_weights, read_description
+from lrd_peft.model.saving import attach_weights, projector_shapes, read_description
+from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
 
 
@@ -50,7 +51,8 @@ def write(
     """Let a model answer a batch of questions, in thoughts or in written steps.
 
     With thoughts the answer marker is forced after the last slot, unless `force_marker` is off (in the middle of the
-    curriculum the model still writes some steps); without, the model writes its steps and the marker.
+    curriculum the model still writes some steps); without, the model writes its steps and the marker. A question that
+    leaves no room in the model's context gets nothing: no tokens, no passes.
     """
     prompts = [model.encoder.prompt(question) for question in questions]
     forced: tuple[int, ...] = ()
@@ -61,19 +63,32 @@ def write(
     eos = model.tokenizer.eos_token_id
     pad = model.tokenizer.pad_token_id
     assert isinstance(eos, int) and isinstance(pad, int)
-    ids, mask = left_pad(prompts, pad_id=pad)
-    return generate(
+    num_thoughts = model.options.num_thoughts if thinking else 0
+    context = context_length(unwrap(model.lm).config)
+    fitting = [
+        i for i, prompt in enumerate(prompts) if context is None or len(prompt) + num_thoughts + len(forced) <= context
+    ]
+    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False, thought_tokens=())
+    rows = [nothing] * len(prompts)
+    if not fitting:
+        return rows
+    ids, mask = left_pad([prompts[i] for i in fitting], pad_id=pad)
+    written = generate(
         model.lm,
         ids.to(model.device),
         mask.to(model.device),
-        num_thoughts=model.options.num_thoughts if thinking else 0,
+        num_thoughts=num_thoughts,
         forced=forced,
         max_new_tokens=max_new_tokens,
         eos_id=eos,
         projection=model.projection,
         jacobi_passes=model.options.jacobi_passes,
         top_tokens=top_tokens,
+        context=context,
     )
+    for i, row in zip(fitting, written, strict=True):
+        rows[i] = row
+    return rows
 
 
 def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **load_options: Any) -> Any:
@@ -85,16 +100,16 @@ def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **loa
         model = cls(description["base"], options=options, **base_options)
     else:
         model = cls(str(folder), options=options, **load_options)
+        # An adapter that is trained on it must find these weights again, not those that they began as.
+        model.base = str(folder.resolve())
         model.name, model.load_options = description["base"], description["load_options"]
     model.description = description
     if isinstance(model, StudentModel):
-        projectors = description.get("projectors", {})
-        if projectors:
-            model.attach_projectors(
-                projectors["layers"],
-                teacher_hidden_size=projectors["teacher_hidden_size"],
-                thoughts=description["thought_adapter"],
-            )
+        for name, (rows, columns) in projector_shapes(folder).items():
+            if name == "thought_adapter":
+                model.attach_projectors((), teacher_hidden_size=columns, thoughts=True)
+            else:
+                model.attach_projectors([int(name)], teacher_hidden_size=rows)
     attach_weights(model, folder, trainable=trainable)
     return model.eval()
 
@@ -197,6 +212,8 @@ class StudentModel(ThinkingModel):
     @torch.no_grad()
     def solve(self, questions: Sequence[str], *, max_new_tokens: int = 64, top_tokens: int = 3) -> list[Solution]:
         """Answer questions in thoughts and show what each thought decodes to."""
+        if isinstance(questions, str):
+            raise UserError('solve takes a list of questions; put this one into brackets: solve(["..."])')
         if not questions:
             return []
         was_training = self.training
@@ -205,6 +222,11 @@ class StudentModel(ThinkingModel):
         self.train(was_training)
         solutions = []
         for question, row in zip(questions, rows, strict=True):
+            if row.num_passes == 0:
+                raise UserError(
+                    f"the question that begins {question[:60]!r} does not fit into the model's context of "
+                    f"{context_length(unwrap(self.lm).config)} tokens beside its thoughts; shorten it"
+                )
             text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
             thoughts = tuple(tuple(self.tokenizer.decode([token]) for token in slot) for slot in row.thought_tokens)
             solutions.append(

@@ -9,11 +9,13 @@ lrd_model.json             base model, options, pieces
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lrd_peft.errors import UserError
@@ -23,6 +25,7 @@ from lrd_peft.model.thinking_model import ThinkingModel
 
 DESCRIPTION = "lrd_model.json"
 _EXTRA = "lrd_extra.safetensors"
+_ADAPTER = "adapter_model.safetensors"
 
 
 def extra_state(model: ThinkingModel) -> dict[str, torch.Tensor]:
@@ -30,26 +33,56 @@ def extra_state(model: ThinkingModel) -> dict[str, torch.Tensor]:
     return {name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("lm.")}
 
 
+def projector_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the weight shape [out, in] of each saved projector by its layer, and of the "thought_adapter"."""
+    path = folder / _EXTRA
+    if not path.is_file():
+        return {}
+    with safe_open(path, framework="pt") as file:
+        shapes = {
+            name.removeprefix("projectors.").removesuffix(".weight"): tuple(file.get_slice(name).get_shape())
+            for name in file.keys()  # noqa: SIM118 - the file is no mapping
+            if name.endswith(".weight") and not name.startswith("projection.")
+        }
+    return {name: (int(rows), int(columns)) for name, (rows, columns) in shapes.items()}
+
+
 def save_model(
     model: ThinkingModel, folder: Path, *, card: str = "", description: dict[str, Any] | None = None
 ) -> None:
     """Write the model; an adapter alone if it has one, else all weights. The folder appears whole or not at all."""
     with atomic_folder(folder) as temporary:
-        model.lm.save_pretrained(temporary)  # pyright: ignore[reportCallIssue]
+        if isinstance(model.lm, PeftModel):
+            # The base's embeddings are frozen, and new marker tokens have tensors of their own.
+            model.lm.save_pretrained(str(temporary), save_embedding_layers=False)
+            _sort_lists(temporary / "adapter_config.json")
+        else:
+            unwrap(model.lm).save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
         extra = extra_state(model)
         if extra:
             save_file(extra, temporary / _EXTRA)
         if card:
             (temporary / "README.md").write_text(card, encoding="utf-8")
+        options = model.base_options if model.has_adapters else model.load_options
         contents = {
-            "base": model.name,
-            "load_options": model.load_options,
+            "base": model.base if model.has_adapters else model.name,
+            # Not the device: a model is loaded on machines that have another.
+            "load_options": {name: value for name, value in options.items() if name != "device"},
             "options": model.options.to_dict(),
             "adapter": model.has_adapters,
             **(description or {}),
         }
         (temporary / DESCRIPTION).write_text(json.dumps(contents, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _sort_lists(path: Path) -> None:
+    """Rewrite PEFT's configuration with its lists of names sorted: they come from sets, in another order each time."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in values.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            values[name] = sorted(value)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -74,13 +107,22 @@ def attach_weights(model: ThinkingModel, folder: Path, *, trainable: bool) -> No
         UserError: if they do not fit the base.
     """
     if (folder / "adapter_config.json").is_file():
+        unfit = (
+            f"the adapter in {folder} does not fit the base model {model.name} "
+            f"(width {model.hidden_size}, {model.num_blocks} blocks)"
+        )
+        with safe_open(folder / _ADAPTER, framework="pt") as file:
+            saved = set(file.keys())
         try:
-            model.lm = PeftModel.from_pretrained(unwrap(model.lm), str(folder), is_trainable=trainable)
-        except RuntimeError as error:
-            raise UserError(
-                f"the adapter in {folder} does not fit the base model {model.name} "
-                f"(width {model.hidden_size}, {model.num_blocks} blocks): {str(error).splitlines()[0]}"
-            ) from error
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+                lm = PeftModel.from_pretrained(unwrap(model.lm), str(folder), is_trainable=trainable)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{unfit}: {str(error).splitlines()[0]}") from error
+        # PEFT leaves out in silence what it finds no place for: an adapter for more blocks than there are.
+        if wrong := saved ^ set(get_peft_model_state_dict(lm, save_embedding_layers=False)):
+            raise UserError(f"{unfit}: only one of the two has {min(wrong)}, and {len(wrong) - 1} tensors more")
+        model.lm = lm
     if (folder / _EXTRA).is_file():
         missing, unexpected = model.load_state_dict(load_file(folder / _EXTRA), strict=False)
         wrong = [name for name in missing if not name.startswith("lm.")] + list(unexpected)

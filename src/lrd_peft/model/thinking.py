@@ -58,7 +58,9 @@ def head_logits(lm: nn.Module, hidden: Tensor) -> Tensor:
     Equal to the model's own logits there, including the scaling (Cohere, Granite) and soft-capping (Gemma) of heads.
     """
     inner = unwrap(lm)
-    logits = inner.get_output_embeddings()(hidden)
+    head = inner.get_output_embeddings()
+    assert head is not None, "a causal LM has a head"
+    logits = head(hidden)
     # Half precision is not enough for a log-softmax over a vocabulary.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     config = inner.config.get_text_config()

@@ -69,6 +69,14 @@ class ThinkingOutput:
     thoughts: Tensor
 
 
+class ThoughtProjection(nn.Sequential):
+    """Computes in its own precision (float32, also beside a bfloat16 model) and answers in its input's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        own = next(self.parameters()).dtype
+        return super().forward(input.to(own)).to(input.dtype)
+
+
 def make_projection(kind: str, size: int) -> nn.Module | None:
     """Return the module that turns a hidden state into an input embedding, or None for the identity.
 
@@ -83,8 +91,8 @@ def make_projection(kind: str, size: int) -> nn.Module | None:
         linear = nn.Linear(size, size)
         nn.init.eye_(linear.weight)
         nn.init.zeros_(linear.bias)
-        return linear
-    return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.LayerNorm(size))
+        return ThoughtProjection(linear)
+    return ThoughtProjection(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.LayerNorm(size))
 
 
 class ThinkingModel(nn.Module):
@@ -123,12 +131,15 @@ class ThinkingModel(nn.Module):
             self.name = self.source = str(model.config.name_or_path or type(model).__name__)
             self.lm, self.tokenizer, self.kept_blocks = model, tokenizer, None
         self.load_options = load_options
+        # What makes the weights under an adapter again; `name` may say where those came from long ago.
+        self.base, self.base_options = self.name, load_options
         self.options = options or ThinkingOptions()
         self.encoder = Encoder(self.tokenizer, prompt_style=self.options.prompt_style)
         self.new_token_ids: tuple[int, ...] = ()
         if self.options.markers:
             self._add_markers()
-        self.projection = make_projection(self.options.projection, self.hidden_size)
+        projection = make_projection(self.options.projection, self.hidden_size)
+        self.projection = None if projection is None else projection.to(self.device)
 
     @property
     def hidden_size(self) -> int:
@@ -149,13 +160,21 @@ class ThinkingModel(nn.Module):
     def _add_markers(self) -> None:
         """Make sure the tokenizer has <bot> and <eot>, and the model embeddings for them."""
         before = set(self.tokenizer.get_vocab())
-        self.tokenizer.add_special_tokens({"additional_special_tokens": ["<bot>", "<eot>"]})
+        # Beside the tokenizer's own special tokens, not in their place.
+        self.tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<bot>", "<eot>"]}, replace_extra_special_tokens=False
+        )
         self.new_token_ids = tuple(
             int(self.tokenizer.convert_tokens_to_ids(token)) for token in ("<bot>", "<eot>") if token not in before
         )
-        embeddings = unwrap(self.lm).get_input_embeddings().weight
-        if len(self.tokenizer) > embeddings.shape[0]:
-            unwrap(self.lm).resize_token_embeddings(len(self.tokenizer))
+        inner = unwrap(self.lm)
+        before_rows = inner.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > before_rows:
+            inner.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            # The mean of the others: the same each time that an adapter's base is made again.
+            with torch.no_grad():
+                for layer in (inner.get_input_embeddings(), inner.get_output_embeddings()):
+                    layer.weight[before_rows:] = layer.weight[:before_rows].mean(dim=0)
 
     def around_thoughts(
         self, question: Sequence[int], suffix: Sequence[int]
@@ -199,6 +218,12 @@ class ThinkingModel(nn.Module):
             forced=forced,
             jacobi_passes=self.options.jacobi_passes,
         )
+        if 0 in thinking.states:
+            # At a slot the thought itself; some architectures (GPT-2) have added its position in their layer 0.
+            start = question_ids.shape[1] if keep_all else 0
+            inputs = thinking.states[0]
+            parts = [inputs[:, :start], thinking.thoughts, inputs[:, start + num_thoughts :]]
+            thinking.states[0] = torch.cat(parts, dim=1)
         labelled = labels != IGNORED
         loss = thinking.last.new_zeros((), dtype=torch.float32)
         if with_loss:
@@ -229,11 +254,11 @@ class ThinkingModel(nn.Module):
         """Count parameters, a tied weight once.
 
         Args:
-            trainable: only those that require a gradient, LoRA adapters among them; else those of the model that
-                answers, with adapters merged into the weights that they change, so not counted again.
+            trainable: only those that require a gradient, LoRA adapters and projectors among them; else those of the
+                model that answers, with adapters merged into the weights that they change, so not counted again.
         """
+        if trainable:
+            return sum(p.numel() for p in self.parameters() if p.requires_grad)
         modules = [self.lm] if self.projection is None else [self.lm, self.projection]
         named = [pair for module in modules for pair in module.named_parameters()]
-        if trainable:
-            return sum(p.numel() for _, p in named if p.requires_grad)
         return sum(p.numel() for name, p in named if "lora_" not in name and "token_adapter" not in name)

@@ -48,8 +48,8 @@ def build_tokenizer(texts: Iterable[str], *, min_count: int) -> PreTrainedTokeni
     # A whole word always beats its bytes: fewer pieces, each cheaper.
     pieces = [(token, 0.0) for token in specials] + [(byte, -10.0) for byte in alphabet] + [(w, -1.0) for w in words]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
-    tokenizer.pre_tokenizer = splitter  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,

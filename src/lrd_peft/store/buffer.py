@@ -16,7 +16,7 @@ from lrd_peft.store.format import StoreSpec
 
 TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SAFETENSORS_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-SCRATCH_VALUES = 1 << 16  # float64 values summed at a time: they fit into the cache
+SCRATCH_VALUES = 1 << 18  # float64 values summed at a time: few calls, and they stay in the cache
 HEADER_ALIGNMENT = 64
 
 

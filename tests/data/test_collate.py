@@ -1,0 +1,50 @@
+"""Padding, masks and labels of batches, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrd_peft.data.collate import IGNORED, Row, collate, left_pad
+
+ROWS = [
+    Row(index=4, question=(5, 6, 7), num_thoughts=2, suffix=(8, 9), answer_start=1),
+    Row(index=9, question=(1,), num_thoughts=2, suffix=(2, 3, 4, 1), answer_start=3),
+]
+
+
+def test_questions_end_and_suffixes_begin_at_the_slots():
+    batch = collate(ROWS, pad_id=0)
+    assert batch["question_ids"].tolist() == [[5, 6, 7], [0, 0, 1]]
+    assert batch["question_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch["suffix_ids"].tolist() == [[8, 9, 0, 0], [2, 3, 4, 1]]
+    assert batch["labels"].tolist() == [[8, 9, IGNORED, IGNORED], [2, 3, 4, 1]]
+    assert batch["answer_start"].tolist() == [1, 3]
+    assert batch["index"].tolist() == [4, 9]
+    assert batch["num_thoughts"] == 2
+
+
+def test_a_pad_token_that_is_the_end_of_text_keeps_its_label():
+    batch = collate([ROWS[0], ROWS[1]], pad_id=1)
+    assert batch["labels"].tolist()[1] == [2, 3, 4, 1]
+    assert batch["question_mask"].tolist()[1] == [0, 0, 1]
+
+
+def test_an_empty_suffix_and_a_batch_of_one():
+    batch = collate([Row(index=0, question=(1, 2), num_thoughts=0, suffix=(), answer_start=0)], pad_id=0)
+    assert batch["suffix_ids"].shape == batch["labels"].shape == (1, 0)
+    assert batch["suffix_ids"].dtype == batch["labels"].dtype == batch["question_ids"].dtype
+
+
+def test_an_empty_sequence_is_all_padding():
+    ids, mask = left_pad([(), (3,)], pad_id=7)
+    assert (ids.tolist(), mask.tolist()) == ([[7], [3]], [[0], [1]])
+
+
+def test_different_numbers_of_thoughts_share_no_batch():
+    other = Row(index=0, question=(1,), num_thoughts=3, suffix=(1,), answer_start=0)
+    with pytest.raises(AssertionError, match=r"one number of thoughts, got \[2, 3\]"):
+        collate([ROWS[0], other], pad_id=0)
+
+
+def test_the_length_of_a_row_counts_its_slots():
+    assert ROWS[1].length == 1 + 2 + 4

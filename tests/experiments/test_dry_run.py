@@ -1,0 +1,38 @@
+"""The dry run: counts that are worked out by hand, without weights and without a trace on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrd_peft.config import load_config
+from lrd_peft.experiments.dry_run import dry_run
+from lrd_peft.model.models import StudentModel, TeacherModel
+
+
+def test_counts_are_those_of_the_loaded_models(tmp_path: Path) -> None:
+    config = load_config(["--num_train_problems", "50", "--output_dir", str(tmp_path / "run"), "--lora_r", "4"])
+    text = dry_run(config)
+    teacher, student = TeacherModel("tiny-teacher"), StudentModel("tiny-student")
+    assert f"12 blocks, width 80, {teacher.num_parameters():,} parameters" in text
+    assert f"6 blocks, width 72, {student.num_parameters():,} parameters" in text
+    # r (in + out) for each linear layer: 4 of 72 x 72, gate and up 72 -> 192, down 192 -> 72; six blocks.
+    assert f"trained in the student: {6 * 4 * (4 * (72 + 72) + 3 * (72 + 192)):,} parameters" in text
+    assert "8->4, 9->5, 10->5, 11->6, 12->6" in text
+    assert "problems: 50" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_of_the_specification(root: Path) -> None:
+    config = load_config(["--config", str(root / "configs" / "llama2.yaml")])
+    text = dry_run(config)
+    assert "32 blocks, width 4096, 6,738,415,616 parameters" in text
+    # 13 of 32 blocks of 202,383,360 parameters, two embeddings of 32,000 x 4,096 and the last norm.
+    assert f"13 blocks, width 4096, {13 * 202_383_360 + 2 * 32_000 * 4096 + 4096:,} parameters (42.9%" in text
+
+
+@pytest.mark.parametrize("name", ["demo", "tiny"])
+def test_the_offline_recipes(name: str, root: Path) -> None:
+    text = dry_run(load_config(["--config", str(root / "configs" / f"{name}.yaml")]))
+    assert "(43.0% of the teacher's)" in text or "(42.9% of the teacher's)" in text

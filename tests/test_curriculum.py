@@ -1,0 +1,99 @@
+"""Rows at each stage, worked out by hand; batches at drawn stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrd_peft.curriculum import Item, StageCollator, items, row_at
+from lrd_peft.data.collate import Row
+from lrd_peft.data.encoding import Encoded
+from lrd_peft.data.problem import Problem
+from tests import tiny
+
+PROBLEM = Problem(id="p", question="?", steps=(), answer="1")
+THREE_STEPS = Encoded(PROBLEM, prompt=(1, 2), steps=((11, 12), (13,), (14, 15)), marker=(30, 31), answer=(40, 2))
+ONE_STEP = Encoded(PROBLEM, prompt=(3,), steps=((16, 17, 18),), marker=(30, 31), answer=(41, 42, 2))
+MODEL = tiny.student()
+
+
+@pytest.mark.parametrize(
+    ("stage", "last", "num_thoughts", "suffix", "answer_start"),
+    [
+        (0, False, 0, (11, 12, 13, 14, 15, 30, 31, 40, 2), 7),
+        (1, False, 2, (13, 14, 15, 30, 31, 40, 2), 5),
+        (2, False, 4, (14, 15, 30, 31, 40, 2), 4),
+        (3, False, 6, (30, 31, 40, 2), 2),
+        (4, False, 8, (30, 31, 40, 2), 2),
+        (2, True, 4, (30, 31, 40, 2), 2),  # the last stage drops the third step too
+        (0, True, 0, (11, 12, 13, 14, 15, 30, 31, 40, 2), 7),  # nothing thinks in the steps' place
+    ],
+)
+def test_a_problem_of_three_steps_at_two_thoughts_a_step(stage, last, num_thoughts, suffix, answer_start):
+    row = row_at(Item(7, THREE_STEPS), stage=stage, thoughts_per_step=2, model=MODEL, last=last)
+    assert row == Row(index=7, question=(1, 2), num_thoughts=num_thoughts, suffix=suffix, answer_start=answer_start)
+    assert row.suffix[row.answer_start :] == (40, 2)
+
+
+@pytest.mark.parametrize(
+    ("stage", "suffix"), [(0, (16, 17, 18, 30, 31, 41, 42, 2)), (1, (30, 31, 41, 42, 2)), (3, (30, 31, 41, 42, 2))]
+)
+def test_a_problem_with_fewer_steps_keeps_the_number_of_thoughts(stage, suffix):
+    row = row_at(Item(0, ONE_STEP), stage=stage, thoughts_per_step=1, model=MODEL)
+    assert (row.num_thoughts, row.suffix, row.answer_start) == (stage, suffix, len(suffix) - 3)
+
+
+def test_markers_stand_around_thoughts_only():
+    model = tiny.student(options={"markers": True})
+    bot, eot = (model.tokenizer.convert_tokens_to_ids(token) for token in ("<bot>", "<eot>"))
+    row = row_at(Item(0, THREE_STEPS), stage=2, thoughts_per_step=1, model=model)
+    assert (row.question, row.suffix, row.answer_start) == ((1, 2, bot), (eot, 14, 15, 30, 31, 40, 2), 5)
+    assert row.suffix[row.answer_start] == 40
+    written = row_at(Item(0, THREE_STEPS), stage=0, thoughts_per_step=1, model=model)
+    assert (written.question, written.suffix[0]) == ((1, 2), 11)
+
+
+def collator(**changes) -> StageCollator:
+    chosen = {"stage": 1, "max_stage": 3, "thoughts_per_step": 2, **changes}
+    return StageCollator(MODEL, **chosen)
+
+
+def test_a_batch_has_its_stage_and_the_last_one_drops_all_steps():
+    data = [Item(5, THREE_STEPS), Item(6, ONE_STEP)]
+    batch = collator(stage=1)(data)
+    assert batch["num_thoughts"] == 2 and batch["index"].tolist() == [5, 6]
+    assert batch["suffix_ids"].tolist() == [[13, 14, 15, 30, 31, 40, 2], [30, 31, 41, 42, 2, 0, 0]]
+    last = collator(stage=2, max_stage=2)(data)
+    assert last["num_thoughts"] == 4
+    assert last["suffix_ids"].tolist() == [[30, 31, 40, 2, 0], [30, 31, 41, 42, 2]]
+    written = collator(stage=0, max_stage=0)(data)
+    assert written["num_thoughts"] == 0 and written["answer_start"].tolist() == [7, 5]
+
+
+def test_drawn_stages_depend_on_seed_and_members_alone():
+    data = items([THREE_STEPS, ONE_STEP] * 50)
+    batches = [data[i : i + 2] for i in range(0, len(data), 2)]
+
+    def drawn(seed: int, order: range) -> dict[int, int]:
+        make = collator(uniform_prob=0.5, seed=seed)
+        return {i: make(batches[i])["num_thoughts"] for i in order}
+
+    forwards = drawn(0, range(50))
+    assert forwards == drawn(0, range(49, -1, -1))
+    assert forwards != drawn(1, range(50))
+
+
+def test_drawn_stages_have_about_their_frequency():
+    data = items([ONE_STEP] * 2000)
+    make = collator(stage=1, max_stage=3, uniform_prob=0.4)
+    counts = dict.fromkeys(range(0, 7, 2), 0)
+    for item in data:
+        counts[make([item])["num_thoughts"]] += 1
+    # stage 1: 0.6 + 0.4 / 4; the others 0.4 / 4 each. Four standard deviations of 2000 draws: 0.041 and 0.027.
+    assert counts[2] / 2000 == pytest.approx(0.7, abs=0.041)
+    for thoughts in (0, 4, 6):
+        assert counts[thoughts] / 2000 == pytest.approx(0.1, abs=0.027)
+
+
+def test_without_uniform_prob_every_batch_is_at_the_stage():
+    make = collator(stage=1)
+    assert {make([item])["num_thoughts"] for item in items([ONE_STEP] * 50)} == {2}

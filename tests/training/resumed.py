@@ -1,0 +1,32 @@
+"""The training that the tests of resuming kill and go on with: everything that has a state is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lrd_peft.trainer import LRDPEFTTrainer
+from tests import tiny
+from tests.training.small import student, trainer
+
+# 20 problems in batches of 4: 5 steps an epoch; a checkpoint each 2, so one within the second epoch.
+ARGUMENTS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "logging_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+def make_trainer(folder: Path, **changes: Any) -> LRDPEFTTrainer:
+    """Adam, dropout, a schedule, projectors, a thought adapter and thoughts that are drawn."""
+    return trainer(
+        folder,
+        student_model=student(lora_dropout=0.2),
+        teacher_model=tiny.teacher(width=32, seed=4),
+        train_dataset=tiny.problems(20),
+        thoughts_from="annealed",
+        arguments={**ARGUMENTS, **changes},
+    )

@@ -1,0 +1,150 @@
+"""A training that was stopped and resumed equals the uninterrupted one bit for bit; NaN stops it and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from lrd_peft.errors import UserError
+from lrd_peft.training import last_checkpoint
+from tests.training.resumed import make_trainer
+from tests.training.small import weights
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trained(folder: Path, *, resume: str | None = None) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    run = make_trainer(folder)
+    run.train(resume_from_checkpoint=resume)
+    return weights(run.student), run.curve()
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert ours[0].keys() == theirs[0].keys()
+    for name, value in ours[0].items():
+        assert torch.equal(value, theirs[0][name]), name
+    assert ours[1] == theirs[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return trained(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize(("where", "step", "left"), [("between", 7, 6), ("inside", 8, 6), ("inside", 2, None)], ids=str)
+def test_killed_and_resumed_equals_uninterrupted(
+    where: str, step: int, left: int | None, uninterrupted: Any, tmp_path: Path
+):
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.killed_training", str(tmp_path / "run"), where, str(step)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    half = tmp_path / "run" / f"checkpoint-{step}"
+    assert half.is_dir() == (where == "inside")
+    resume = last_checkpoint(tmp_path / "run")
+    assert resume == (None if left is None else str(tmp_path / "run" / f"checkpoint-{left}"))
+    assert not half.exists()
+    assert_same(trained(tmp_path / "run", resume=resume), uninterrupted)
+
+
+def test_the_same_command_gives_the_same_weights(uninterrupted: Any, tmp_path: Path):
+    assert_same(trained(tmp_path), uninterrupted)
+
+
+def test_one_checkpoint_is_kept_with_all_that_is_trained(tmp_path: Path):
+    run = make_trainer(tmp_path)
+    run.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
+    saved = load_file(tmp_path / "checkpoint-10" / "model.safetensors")
+    own = weights(run.student)
+    assert saved.keys() == own.keys()
+    assert {name for name in saved if not name.startswith("lm.")} >= {
+        "projectors.1.weight",
+        "projectors.3.bias",
+        "thought_adapter.weight",
+    }
+    assert all(torch.equal(saved[name], own[name]) for name in saved)
+
+
+def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path):
+    make_trainer(tmp_path, num_train_epochs=1).train()
+    other = make_trainer(tmp_path)
+    del other.student.projectors["2"]
+    with pytest.raises(UserError, match=r"made by another training"):
+        other.train(resume_from_checkpoint=last_checkpoint(tmp_path))
+
+
+def test_half_written_checkpoints_do_not_count(tmp_path: Path):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    for step in (2, 4, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "complete.json").touch()
+    (tmp_path / "checkpoint-12").mkdir()
+    (tmp_path / "checkpoint-12" / "model.safetensors").touch()
+    (tmp_path / "checkpoint-notes").mkdir()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / "checkpoint-12").exists() and (tmp_path / "checkpoint-notes").exists()
+
+
+class Break(TrainerCallback):
+    """Puts a bad value into a weight before a step, or into a gradient."""
+
+    def __init__(self, model: torch.nn.Module, *, step: int, gradient: bool) -> None:
+        self.model, self.step, self.gradient = model, step, gradient
+
+    def _break(self, value: torch.Tensor) -> None:
+        value.view(-1)[0] = float("inf")
+
+    def parameter(self) -> torch.nn.Parameter:
+        return next(p for name, p in self.model.named_parameters() if "lora_B" in name)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step + 1 == self.step and not self.gradient:
+            self._break(self.parameter().data)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step + 1 == self.step and self.gradient:
+            gradient = self.parameter().grad
+            assert gradient is not None
+            self._break(gradient)
+
+
+@pytest.mark.parametrize(
+    ("step", "gradient", "save_steps", "message", "good"),
+    [
+        (5, False, 2, "the loss is (nan|inf) at step 5", 4),
+        (1, False, 2, "the loss is (nan|inf) at step 1", None),
+        # the loss was still finite; the weights after the step are not
+        (4, True, 2, "holds NaN or Inf after step 4", 2),
+        (5, True, 2, "the loss is (nan|inf) at step 6", 4),
+        (10, True, 4, "holds NaN or Inf after step 10", 8),
+    ],
+)
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    step: int, gradient: bool, save_steps: int, message: str, good: int | None, tmp_path: Path
+):
+    run = make_trainer(tmp_path, save_steps=save_steps, max_grad_norm=0.0)
+    run.add_callback(Break(run.student, step=step, gradient=gradient))
+    kept = f"last good checkpoint is .*checkpoint-{good}\\." if good else "no checkpoint had been written yet"
+    with pytest.raises(UserError, match=f"{message}.*{kept}.*Lower the learning rate"):
+        run.train()
+    last = last_checkpoint(tmp_path)
+    assert (last is None) if good is None else (last is not None and last.endswith(f"checkpoint-{good}"))
+    if last is not None:
+        saved = load_file(Path(last) / "model.safetensors")
+        assert all(bool(value.isfinite().all()) for value in saved.values())
+        make_trainer(tmp_path).train(resume_from_checkpoint=last)
