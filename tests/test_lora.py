@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from lrd_peft.errors import UserError
@@ -30,6 +32,11 @@ def logits(lm: nn.Module) -> Tensor:
         return lm(ids).logits
 
 
+def peft_config(student: StudentModel) -> Any:
+    assert isinstance(student.lm, PeftModel)
+    return student.lm.peft_config["default"]
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_adapters_are_a_low_rank_sum(family: str):
     student = create_lora_model(tiny.student(family), r=3, lora_alpha=12)
@@ -37,7 +44,7 @@ def test_adapters_are_a_low_rank_sum(family: str):
     randomise(student)
     adapted = logits(student.lm)
     plain = tiny.student(family).lm.eval()
-    modules = dict(unwrap(student.lm).named_modules())
+    modules: dict[str, Any] = dict(unwrap(student.lm).named_modules())
     changed = 0
     with torch.no_grad():
         for name, module in plain.named_modules():
@@ -92,10 +99,10 @@ def test_the_specifications_call():
     student = tiny.student()
     result = create_lora_model(student, r=16, lora_alpha=32)
     assert result is student and result.has_adapters
-    config = student.lm.peft_config["default"]  # pyright: ignore
+    config = peft_config(student)
     assert (config.r, config.lora_alpha, config.task_type) == (16, 32, "CAUSAL_LM")
     positional = create_lora_model(tiny.student(), 8, 4)
-    config = positional.lm.peft_config["default"]  # pyright: ignore
+    config = peft_config(positional)
     assert (config.r, config.lora_alpha) == (8, 4)
 
 

@@ -163,7 +163,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         )
         self.student.attach_projectors(layers, teacher_hidden_size=width, thoughts=self.thoughts_from != "student")
 
-    def train(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
         *,

@@ -182,7 +182,7 @@ class ThinkingTrainer(Trainer):
 
     def _check_weights(self) -> None:
         """Stop before weights are kept that a last bad gradient has spoilt after a finite loss."""
-        model = self.accelerator.unwrap_model(self.model)  # pyright: ignore[reportArgumentType]
+        model = self.accelerator.unwrap_model(self.model)
         bad = [name for name, value in trainable_state(model).items() if not bool(torch.isfinite(value).all())]
         if bad:
             self._stop(f"{bad[0]} holds NaN or Inf after step {self.state.global_step}")

@@ -34,8 +34,8 @@ def test_parts_by_hand():
     assert pieces(TOKENIZER, encoded.marker) == ["### "]
     assert pieces(TOKENIZER, encoded.answer) == ["17", "<eos>"]
     assert pieces(TOKENIZER, encoded.steps[1]) == ["13", " + ", "4", " = ", "17", "\n"]
-    assert TOKENIZER.decode(encoded.prompt) == "Ann has 16 keys. She gives 3 away.\n"
-    assert TOKENIZER.decode(encoded.suffix(1)) == "13 + 4 = 17\n### 17<eos>"
+    assert TOKENIZER.decode(list(encoded.prompt)) == "Ann has 16 keys. She gives 3 away.\n"
+    assert TOKENIZER.decode(list(encoded.suffix(1))) == "13 + 4 = 17\n### 17<eos>"
     assert encoded.suffix(2) == (*encoded.marker, *encoded.answer)
     assert encoded.num_tokens == len(encoded.prompt) + len(encoded.suffix(0))
 
@@ -71,7 +71,7 @@ def test_many_at_once_equal_one_by_one():
 def test_options_are_part_of_the_question():
     problem = Problem(id="", question="Which?", steps=(), answer="B", options=("1", "2"))
     prompt = Encoder(TOKENIZER).encode(problem).prompt
-    assert TOKENIZER.decode(prompt) == "Which?\nOptions: (A) 1 (B) 2\n"
+    assert TOKENIZER.decode(list(prompt)) == "Which?\nOptions: (A) 1 (B) 2\n"
 
 
 def with_start() -> PreTrainedTokenizerBase:

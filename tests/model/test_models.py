@@ -184,7 +184,7 @@ def test_a_new_marker_starts_at_the_mean_and_the_same_each_time(tmp_path: Path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         made.append(StudentModel(base, options=ThinkingOptions(markers=True)))
-    first, second = (model.lm.get_input_embeddings().weight for model in made)  # pyright: ignore
+    first, second = (model.lm.get_input_embeddings().weight for model in made)
     assert torch.equal(first, second)
     torch.testing.assert_close(first[-1], first[:-2].mean(dim=0))
 
@@ -192,7 +192,8 @@ def test_a_new_marker_starts_at_the_mean_and_the_same_each_time(tmp_path: Path):
 def test_markers_leave_the_other_special_tokens_special(tmp_path: Path):
     base = without_markers(tmp_path / "base")
     tokenizer = StudentModel(base, options=ThinkingOptions(markers=True)).tokenizer
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<one>", "<two>", "<bot>", "<eot>")]
+    ids = tokenizer("<one><two><bot><eot>", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 4
     assert tokenizer.decode(ids, skip_special_tokens=True) == ""
 
 
@@ -263,7 +264,7 @@ def test_fingerprints_follow_weights_adapters_and_projection():
     assert prints[0] == prints[1]
     adapted = create_lora_model(tiny.teacher(), r=2)
     before = adapted.fingerprints()
-    randomise(adapted)  # pyright: ignore[reportArgumentType]
+    randomise(adapted)
     projected = tiny.teacher(options={"projection": "linear"})
     seeded = tiny.teacher(seed=9)
     seen = {model["teacher"] for model in (prints[0], before, adapted.fingerprints(), projected.fingerprints())}

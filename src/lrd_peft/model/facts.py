@@ -16,6 +16,7 @@ from lrd_peft.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Names that architectures give the longest sequence; transformers maps GPT-2's n_positions to the first.
@@ -74,7 +75,7 @@ def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
         ) from error
 
 
-def fingerprint_weights(lm: PreTrainedModel) -> str:
+def fingerprint_weights(lm: nn.Module) -> str:
     """Return a hash over names, dtypes, shapes and bytes of all parameters and saved buffers.
 
     It does not depend on the device, on the order of the parameters or on the module's mode. Tied weights are
@@ -110,7 +111,7 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[: 2 * _DIGEST_BYTES]
 
 
-def _stored_tensors(lm: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+def _stored_tensors(lm: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     parameters = dict(lm.named_parameters())
     yield from parameters.items()
     every_name = {name for name, _ in lm.named_parameters(remove_duplicate=False)}

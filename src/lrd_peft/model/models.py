@@ -227,8 +227,10 @@ class StudentModel(ThinkingModel):
                     f"the question that begins {question[:60]!r} does not fit into the model's context of "
                     f"{context_length(unwrap(self.lm).config)} tokens beside its thoughts; shorten it"
                 )
-            text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
-            thoughts = tuple(tuple(self.tokenizer.decode([token]) for token in slot) for slot in row.thought_tokens)
+            text = str(self.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+            thoughts = tuple(
+                tuple(str(self.tokenizer.decode([token])) for token in slot) for slot in row.thought_tokens
+            )
             solutions.append(
                 Solution(
                     question=question,

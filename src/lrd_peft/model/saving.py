@@ -55,7 +55,7 @@ def save_model(
         if isinstance(model.lm, PeftModel):
             # The base's embeddings are frozen, and new marker tokens have tensors of their own.
             model.lm.save_pretrained(str(temporary), save_embedding_layers=False)
-            _sort_lists(temporary / "adapter_config.json")
+            _tidy_adapter_config(temporary / "adapter_config.json", base=model.name)
         else:
             unwrap(model.lm).save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
@@ -76,12 +76,17 @@ def save_model(
         (temporary / DESCRIPTION).write_text(json.dumps(contents, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _sort_lists(path: Path) -> None:
-    """Rewrite PEFT's configuration with its lists of names sorted: they come from sets, in another order each time."""
+def _tidy_adapter_config(path: Path, *, base: str) -> None:
+    """Rewrite PEFT's configuration: lists of names sorted, the base by our name.
+
+    The lists come from sets, in another order each time. The name that PEFT took is that of the model before pruning,
+    or a cache folder: a loader that followed it would put the adapter on the wrong model without a word.
+    """
     values = json.loads(path.read_text(encoding="utf-8"))
     for name, value in values.items():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             values[name] = sorted(value)
+    values["base_model_name_or_path"] = base
     path.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
 
 

@@ -165,16 +165,24 @@ class ThinkingModel(nn.Module):
             {"additional_special_tokens": ["<bot>", "<eot>"]}, replace_extra_special_tokens=False
         )
         self.new_token_ids = tuple(
-            int(self.tokenizer.convert_tokens_to_ids(token)) for token in ("<bot>", "<eot>") if token not in before
+            token_id
+            for token, token_id in zip(("<bot>", "<eot>"), self._marker_ids, strict=True)
+            if token not in before
         )
-        inner = unwrap(self.lm)
-        before_rows = inner.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > before_rows:
+        inner: Any = unwrap(self.lm)
+        num_before = inner.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > num_before:
             inner.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
             # The mean of the others: the same each time that an adapter's base is made again.
             with torch.no_grad():
                 for layer in (inner.get_input_embeddings(), inner.get_output_embeddings()):
-                    layer.weight[before_rows:] = layer.weight[:before_rows].mean(dim=0)
+                    layer.weight[num_before:] = layer.weight[:num_before].mean(dim=0)
+
+    @property
+    def _marker_ids(self) -> tuple[int, int]:
+        bot, eot = (self.tokenizer.convert_tokens_to_ids(token) for token in ("<bot>", "<eot>"))
+        assert isinstance(bot, int) and isinstance(eot, int)
+        return bot, eot
 
     def around_thoughts(
         self, question: Sequence[int], suffix: Sequence[int]
@@ -182,7 +190,7 @@ class ThinkingModel(nn.Module):
         """Return question and suffix ids with the thoughts' markers, if this model uses them."""
         if not self.options.markers:
             return tuple(question), tuple(suffix)
-        bot, eot = (int(self.tokenizer.convert_tokens_to_ids(token)) for token in ("<bot>", "<eot>"))
+        bot, eot = self._marker_ids
         return (*question, bot), (eot, *suffix)
 
     def forward(
