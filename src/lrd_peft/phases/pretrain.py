@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from lrd_peft.model.tiny_tokenizer import EOS, PAD, build_tokenizer
 _CONTEXT = 512
 _IGNORED = -100
 _NUM_MEASURED = 400
-_SHARE_WRITTEN = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,7 @@ class Recipe:
 
     Attributes:
         problems: how many distinct training problems of each set it reads, once each.
-        drills: how many times it looks up the letter of an option; matching a number and reporting what stands
-            before it is learned late otherwise.
+        drills: how many short texts only look up the letter of an option.
     """
 
     hidden_size: int
@@ -51,24 +49,25 @@ class Recipe:
     seed: int = 20
 
 
+_PROBLEMS = (("gsm-mini", 80_000), ("math-mini", 35_000), ("aqua-mini", 35_000))
 RECIPES = {
     "tiny-teacher": Recipe(
         hidden_size=80,
         intermediate_size=216,
         num_blocks=12,
         num_heads=4,
-        problems=(("gsm-mini", 150_000), ("math-mini", 45_000), ("aqua-mini", 55_000)),
-        drills=20_000,
+        problems=_PROBLEMS,
+        drills=30_000,
         batch_size=32,
-        learning_rate=1.5e-3,
+        learning_rate=2e-3,
     ),
     "tiny-student": Recipe(
         hidden_size=72,
         intermediate_size=192,
         num_blocks=6,
         num_heads=4,
-        problems=(("gsm-mini", 60_000), ("math-mini", 25_000), ("aqua-mini", 30_000)),
-        drills=15_000,
+        problems=_PROBLEMS,
+        drills=30_000,
         batch_size=32,
         learning_rate=2e-3,
     ),
@@ -81,29 +80,15 @@ def written(problem: Problem) -> str:
 
 
 def drills(count: int, *, seed: int) -> list[Problem]:
-    """Return texts that only look up which option a number is, all five of them, in another order."""
+    """Return texts that only ask which option a number is."""
     rng = random.Random(f"drills/{seed}")
     texts = []
     for index in range(count):
         options = tuple(str(number) for number in rng.sample(range(100), len(LETTERS)))
-        order = rng.sample(range(len(LETTERS)), len(LETTERS))
-        steps = tuple(f"{options[place]}: {LETTERS[place]}" for place in order[:-1])
-        question = f"which option is {options[order[-1]]}?"
-        texts.append(Problem(f"drills/{index}", question, steps, LETTERS[order[-1]], options, "lookup"))
+        place = rng.randrange(len(LETTERS))
+        question = f"which option is {options[place]}?"
+        texts.append(Problem(f"drills/{index}", question, (), LETTERS[place], options, "lookup"))
     return texts
-
-
-def styled(problem: Problem, rng: random.Random) -> Problem:
-    """Return the problem as one of three kinds of writer would solve it: all steps (60%), results only, answer only.
-
-    What a model has only ever seen written out it cannot do in its head; text on which real models are trained has
-    all three kinds.
-    """
-    kind = rng.random()
-    if kind < _SHARE_WRITTEN:
-        return problem
-    terse = kind < (1 + _SHARE_WRITTEN) / 2
-    return replace(problem, steps=tuple(step.rpartition("= ")[2] for step in problem.steps) if terse else ())
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -146,10 +131,8 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
     )
     encoder = Encoder(tokenizer)
     problems = drills(int(recipe.drills * scale), seed=recipe.seed)
-    rng = random.Random(f"style/{recipe.seed}")
     for part, count in recipe.problems:
-        drawn = generate(part, split="train", num_problems=max(1, int(count * scale)), seed=recipe.seed)
-        problems += [styled(problem, rng) for problem in drawn]
+        problems += generate(part, split="train", num_problems=max(1, int(count * scale)), seed=recipe.seed)
     rows = [
         {"input_ids": [*encoded.prompt, *encoded.suffix(0)], "prompt": len(encoded.prompt)}
         for encoded in encoder.encode_many(problems)
@@ -232,8 +215,8 @@ def model_card(name: str, folder: Path) -> str:
             "made for trying latent reasoning distillation on a CPU. It writes chains of equations for the three "
             "offline problem sets of LRD-PEFT and knows nothing else.",
             "",
-            f"Pretrained from scratch on training problems ({counts}, once each; 60% with their steps, 20% with the "
-            f"results of the steps, 20% with the answer alone; and {recipe.drills:,} option look-ups; AdamW, peak "
+            f"Pretrained from scratch on training problems with their written steps ({counts}, once each, and "
+            f"{recipe.drills:,} option look-ups; AdamW, peak "
             f"learning rate {recipe.learning_rate}, batch {recipe.batch_size}, seed {recipe.seed}); the loss is on "
             "what it writes. Weights are float16. "
             f"`lrd pretrain {name}` makes it again.",
