@@ -150,8 +150,8 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
             initializer_range=0.04,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.convert_tokens_to_ids(EOS),
-            pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+            eos_token_id=tokenizer.get_vocab()[EOS],
+            pad_token_id=tokenizer.get_vocab()[PAD],
         )
     )
     trainer = Trainer(
