@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# As everywhere in Python's typing, an int may stand where a float is asked for.
+_CHECK = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def checked(function: F) -> F:
@@ -18,6 +21,6 @@ def checked(function: F) -> F:
     """
     try:
         get_type_hints(function, include_extras=True)
-        return beartype(function)
+        return _CHECK(function)
     except (NameError, BeartypeDecorHintException):
         return function
