@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -66,7 +67,9 @@ def test_any_thread_may_compare() -> None:
 
 def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     child = math_equality._Child()
-    monkeypatch.setattr(sys, "path", [])
+    ends_at_once = shutil.which("false")
+    assert ends_at_once is not None
+    monkeypatch.setattr(sys, "executable", ends_at_once)
     with pytest.raises(RuntimeError, match="math-verify does not run"):
         child.ask("1", "2")
 
