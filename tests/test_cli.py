@@ -212,9 +212,9 @@ def test_a_missing_run_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureF
         (UserError("the layer is too high"), 2, "lrd: error: the layer is too high"),
         (KeyboardInterrupt(), 130, "lrd: interrupted; the same command goes on from here"),
         (
-            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            PermissionError(errno.EACCES, "Permission denied", "/somewhere/x"),
             2,
-            'no permission for "/root/x"; choose another folder with --output_dir',
+            'no permission for "/somewhere/x"; choose another folder with --output_dir',
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "store/3"),

@@ -13,11 +13,7 @@ def sync_folder(folder: Path) -> None:
     """Flush every file below a folder, and the folder's own entries, to disk."""
     for root, _, names in os.walk(folder):
         for name in (*names, "."):
-            descriptor = os.open(os.path.join(root, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_path(os.path.join(root, name))
 
 
 @contextmanager
@@ -45,8 +41,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_parent(path: Path) -> None:
-    """Flush the folder entry of `path` to disk."""
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    """Flush the folder entry of `path` to disk, so that a rename survives a power cut."""
+    sync_path(path.parent)
+
+
+def sync_path(path: str | Path) -> None:
+    """Flush one file, or a folder's own entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

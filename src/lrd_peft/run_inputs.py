@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from lrd_peft.config import RunConfig
-from lrd_peft.data import Problem, load_problems
+from lrd_peft.data import Problem, ProblemSet, load_problems
 from lrd_peft.data.encoding import Encoded
 from lrd_peft.errors import UserError
 from lrd_peft.model.facts import context_length
@@ -34,20 +34,25 @@ class TrainingProblems:
         return tuple(row.problem for row in self.encoded)
 
 
+def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
+    """Load the training problems of a run, at most `limit` of each data set."""
+    return load_problems(
+        config.dataset,
+        split="train",
+        limit=limit,
+        data_dir=config.data_dir,
+        seed=config.seed,
+        steps_style=config.steps_style,
+    )
+
+
 def training_problems(config: RunConfig, model: ThinkingModel) -> TrainingProblems:
     """Load the training split and leave out what is longer than the model's context, counted.
 
     Raises:
         UserError: if nothing is left.
     """
-    loaded = load_problems(
-        config.dataset,
-        split="train",
-        limit=config.num_train_problems,
-        data_dir=config.data_dir,
-        seed=config.seed,
-        steps_style=config.steps_style,
-    )
+    loaded = train_split(config, limit=config.num_train_problems)
     limit = longest_allowed(config, model)
     encoded, num_too_long = model.encoder.encode_all(loaded.problems, max_length=limit)
     report = [loaded.report()]
@@ -58,14 +63,7 @@ def training_problems(config: RunConfig, model: ThinkingModel) -> TrainingProble
 
 def some_training_problems(config: RunConfig) -> Sequence[Problem]:
     """Return a few training problems of each data set, enough to know how long answers are."""
-    return load_problems(
-        config.dataset,
-        split="train",
-        limit=min(300, config.num_train_problems or 300),
-        data_dir=config.data_dir,
-        seed=config.seed,
-        steps_style=config.steps_style,
-    )
+    return train_split(config, limit=min(300, config.num_train_problems or 300))
 
 
 def held_out(config: RunConfig, name: str, *, split: str, limit: int | None) -> Sequence[Problem]:

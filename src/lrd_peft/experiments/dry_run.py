@@ -8,14 +8,14 @@ from peft import LoraConfig, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from lrd_peft.config import RunConfig, dump_yaml
-from lrd_peft.data import load_problems
 from lrd_peft.distillation import map_layers
 from lrd_peft.errors import UserError
 from lrd_peft.experiments.preflight import student_config, teacher_config
 from lrd_peft.model.facts import block_count, count_parameters, hidden_size, meta_model
+from lrd_peft.run_inputs import train_split
 from lrd_peft.store import StoreSpec, estimate_bytes
 
-# Where the problems cannot be read: the means of GSM8K's training set under Llama 2's tokenizer are near these.
+# Where the problems cannot be read: guesses at the tokens of a question and of its written steps, and GSM8K's size.
 _ASSUMED_TOKENS, _ASSUMED_PROBLEMS = (70, 130), 7_473
 _CHARS_PER_TOKEN = 4.0
 
@@ -91,14 +91,7 @@ def dry_run(config: RunConfig) -> str:
 def _lengths(config: RunConfig) -> tuple[int, float, float, str]:
     """Return the number of training problems, mean tokens of question and written text, and where they come from."""
     try:
-        problems = load_problems(
-            config.dataset,
-            split="train",
-            limit=config.num_train_problems,
-            data_dir=config.data_dir,
-            seed=config.seed,
-            steps_style=config.steps_style,
-        )
+        problems = train_split(config, limit=config.num_train_problems)
     except UserError as error:
         count = config.num_train_problems or _ASSUMED_PROBLEMS
         return count, *_ASSUMED_TOKENS, f"assumed, the data cannot be read: {error}"

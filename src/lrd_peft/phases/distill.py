@@ -78,17 +78,11 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     curve = trainer.curve()
     num_trained = student.num_parameters(trainable=True)
     student.eval()
-    projectors = {
-        "layers": [int(name) for name in student.projectors],
-        "teacher_hidden_size": store.spec.hidden_size,
-    }
     save_model(
         student,
         run.student,
         card=_card(config, student),
         description={
-            "projectors": projectors if student.projectors else {},
-            "thought_adapter": student.thought_adapter is not None,
             "layer_map": {str(teacher): own for teacher, own in trainer.layer_map.items()},
         },
     )

@@ -54,15 +54,6 @@ def write_atomic(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, 
     return size, digest.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def file_damage(path: Path, *, num_bytes: int, sha256: str) -> str | None:
     """What is wrong with a file, or None."""
     try:

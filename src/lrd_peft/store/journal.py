@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lrd_peft.errors import UserError
-from lrd_peft.store.disk import disk_errors, sync_folder, write_atomic
+from lrd_peft.files import sync_path
+from lrd_peft.store.disk import disk_errors, write_atomic
 from lrd_peft.store.format import FORMAT_VERSION, JOURNAL, MANIFEST, ShardEntry, StoreSpec, seal, unseal
 
 Entries = dict[int, ShardEntry]  # first problem -> finished shard
@@ -122,7 +123,7 @@ def rewrite_journal(path: Path, spec: StoreSpec, problems_per_shard: int, entrie
     with disk_errors(path):
         if not (path.exists() and path.read_bytes() == text):
             write_atomic(path, [text])
-            sync_folder(path.parent)
+            sync_path(path.parent)
 
 
 def append_line(path: Path, line: bytes) -> None:

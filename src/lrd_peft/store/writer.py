@@ -21,8 +21,9 @@ from typing import Any
 from torch import Tensor
 
 from lrd_peft.errors import UserError
+from lrd_peft.files import sync_path
 from lrd_peft.store.buffer import ShardBuffer
-from lrd_peft.store.disk import disk_errors, shard_damage, sync_folder, write_atomic
+from lrd_peft.store.disk import disk_errors, shard_damage, write_atomic
 from lrd_peft.store.format import (
     FORMAT_VERSION,
     JOURNAL,
@@ -179,7 +180,7 @@ class StoreWriter:
             rows_bytes, rows_sha256 = write_atomic(rows_path, [b"".join(buffer.rows)])
             metadata = {"format": "pt", "problems": f"{first}..{stop - 1}"}
             num_bytes, sha256 = write_atomic(states_path, buffer.file_parts(metadata))
-            sync_folder(self.folder)
+            sync_path(self.folder)
             sums, squares = buffer.sums.tolist()
             entry = ShardEntry(
                 first=first,
@@ -239,7 +240,7 @@ class StoreWriter:
                 leftover.unlink()
             if not (path.exists() and path.read_bytes() == text):
                 write_atomic(path, [text])
-            sync_folder(self.folder)
+            sync_path(self.folder)
 
     def _drain(self) -> None:
         while self._under_way:
