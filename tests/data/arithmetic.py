@@ -11,7 +11,7 @@ from fractions import Fraction
 Form = tuple[Fraction, Fraction, Fraction]
 Solver = Callable[..., int | Fraction]
 
-_STEP = re.compile(r"(?:[A-Za-z]+: )?(\d+ [-+*/] \d+) = (\d+)")
+_STEP = re.compile(r"(?:[A-Za-z]+: )?(\d+ [-+*/] \d+) = (\d+)(?: \([A-E]\))?")
 _EQUATION = re.compile(r"(?:\b[xy\d]|\()[xy\d ()*+-]* = [xy\d ()*+-]*[xy\d)]")
 
 
@@ -70,7 +70,10 @@ def number(text: str) -> Fraction:
 
 
 def result_of(step: str) -> int:
-    """Return what a step's equation ends in, after checking that it has the agreed shape and is true."""
+    """Return what a step's equation ends in, after checking that it has the agreed shape and is true.
+
+    A last step of multiple choice also names the option, which is not checked here.
+    """
     fits = _STEP.fullmatch(step)
     assert fits, f"not an equation of two numbers: {step!r}"
     assert number(fits[1]) == int(fits[2]), f"not true: {step!r}"

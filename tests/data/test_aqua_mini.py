@@ -248,6 +248,8 @@ def _check(draft: Draft) -> None:
     assert [LETTERS[i] for i in range(5) if number(draft.options[i]) == right] == [draft.answer]
     assert 1 <= len(draft.steps) <= 4
     assert [result_of(step) for step in draft.steps][-1] == right
+    assert [re.findall(r"\([A-E]\)", step) for step in draft.steps][-1] == [f"({draft.answer})"]
+    assert not any("(" in step for step in draft.steps[:-1])
     texts = " ".join([draft.question, *draft.options])
     assert all(int(digits) <= 99 for digits in re.findall(r"\d+", texts))
     assert all(1 <= int(option) <= 99 for option in draft.options)
@@ -270,15 +272,16 @@ def test_a_long_series_is_true() -> None:
 @pytest.mark.parametrize(
     ("step", "options", "answer"),
     [
-        ("12 * 8 = 95", ("96", "20", "4", "12", "8"), "A"),
-        ("12 * 8 = 96", ("96", "20", "4", "12", "8"), "B"),
-        ("12 * 8 = 96", ("96", "20", "20", "12", "8"), "A"),
-        ("12 + 8 = 20", ("96", "20", "4", "12", "8"), "A"),
+        ("12 * 8 = 95 (A)", ("96", "20", "4", "12", "8"), "A"),
+        ("12 * 8 = 96 (B)", ("96", "20", "4", "12", "8"), "B"),
+        ("12 * 8 = 96 (B)", ("96", "20", "4", "12", "8"), "A"),
+        ("12 * 8 = 96 (A)", ("96", "20", "20", "12", "8"), "A"),
+        ("12 + 8 = 20 (A)", ("96", "20", "4", "12", "8"), "A"),
     ],
 )
 def test_the_checker_finds_faults(step: str, options: tuple[str, ...], answer: str) -> None:
     question = "a car goes at 12 km an hour for 8 hours. how many km does it go?"
-    _check(Draft(question, ("12 * 8 = 96",), "A", "", "speed", ("96", "20", "4", "12", "8")))
+    _check(Draft(question, ("12 * 8 = 96 (A)",), "A", "", "speed", ("96", "20", "4", "12", "8")))
     with pytest.raises(AssertionError):
         _check(Draft(question, (step,), answer, "", "speed", options))
 

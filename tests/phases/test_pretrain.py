@@ -18,7 +18,7 @@ def test_a_drill_asks_for_the_letter_of_an_option() -> None:
     for drill in drills(20, seed=3):
         asked = drill.question.removeprefix("which option is ").removesuffix("?")
         assert drill.options["ABCDE".index(drill.answer)] == asked
-        assert len(set(drill.options)) == 5 and drill.steps == ()
+        assert len(set(drill.options)) == 5 and drill.steps == (f"{asked} ({drill.answer})",)
 
 
 def test_the_recipes_keep_the_sizes_that_they_promise() -> None:

@@ -87,7 +87,8 @@ def drills(count: int, *, seed: int) -> list[Problem]:
         options = tuple(str(number) for number in rng.sample(range(100), len(LETTERS)))
         place = rng.randrange(len(LETTERS))
         question = f"which option is {options[place]}?"
-        texts.append(Problem(f"drills/{index}", question, (), LETTERS[place], options, "lookup"))
+        steps = (f"{options[place]} ({LETTERS[place]})",)
+        texts.append(Problem(f"drills/{index}", question, steps, LETTERS[place], options, "lookup"))
     return texts
 
 

@@ -25,7 +25,7 @@ def aqua_draft(
     content: Sequence[int] | None = None,
     **words: str,
 ) -> Draft:
-    """Word the problem and mix its result with results of mistakes.
+    """Word the problem and mix its result with results of mistakes; the last step names the result's option.
 
     Args:
         mistakes: what comes out when a step is forgotten or goes wrong; results that are not whole numbers of
@@ -39,9 +39,10 @@ def aqua_draft(
     options = _mistaken(rng, correct, ([*mistakes, *chain.results[:-1]], joined))
     place = rng.randrange(len(LETTERS))
     options.insert(place, correct)
+    *steps, last = chain.steps
     return Draft(
         question=wording(rng, templates, numbers, **words),
-        steps=tuple(chain.steps),
+        steps=(*steps, f"{last} ({LETTERS[place]})"),
         answer=LETTERS[place],
         signature=signature_of(f"aqua/{kind}", numbers if content is None else content),
         subject=kind.split("/")[0],

@@ -1,6 +1,7 @@
 """gsm-mini: word problems over people and things, one equation a step, 1 to 5 steps. Knows no splits or seeds.
 
-Every number is a whole number from 0 to 99. A story is a chain: each step takes the value of the step before.
+Every number is a whole number from 0 to 40, so that a tiny model can know all the arithmetic by heart and what is
+left to learn is which numbers to put together. A story is a chain: each step takes the value of the step before.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _THINGS = (
 _BOXES = ("bags", "boxes", "packs", "jars")
 _NUM_STEPS = (1, 2, 3, 4, 5)
 _NUM_STEPS_WEIGHTS = (20, 25, 25, 25, 5)
-_LIMIT = 99
+_LIMIT = 40
+_LARGEST_CHANGE = 9
+_LARGEST_START = 30
 
 # An operation on the running value: sign, operand, the value after it.
 Operation = tuple[str, int, int]
@@ -42,7 +45,7 @@ _LOSSES = ("gives away {k}", "loses {k}", "sells {k}", "gives {k} to {other}")
 
 
 def _operation(rng: random.Random, value: int) -> Operation:
-    """Draw what happens next to `value`, within 0 to 99."""
+    """Draw what happens next to `value`, within 0 to 40."""
     signs = ["+"] * 4 + ["-"] * 4
     if value >= 2 and value * 2 <= _LIMIT:
         signs += ["*"] * 2
@@ -54,14 +57,14 @@ def _operation(rng: random.Random, value: int) -> Operation:
     if sign == "-" and value < 2:
         sign = "+"
     if sign == "+":
-        operand = rng.randint(1, min(15, _LIMIT - value))
+        operand = rng.randint(1, min(_LARGEST_CHANGE, _LIMIT - value))
         return sign, operand, value + operand
     if sign == "-":
-        operand = rng.randint(1, min(15, value))
+        operand = rng.randint(1, min(_LARGEST_CHANGE, value))
         return sign, operand, value - operand
     if sign == "/":
         return sign, 2, value // 2
-    operand = rng.choice([k for k in (2, 2, 3, 4) if value * k <= _LIMIT])
+    operand = rng.choice([k for k in (2, 2, 3) if value * k <= _LIMIT])
     return sign, operand, value * operand
 
 
@@ -117,7 +120,7 @@ def _equations(start: int, operations: list[Operation], labels: list[str]) -> li
 def _events(rng: random.Random, num_steps: int) -> Draft:
     """One person's things, changed by one event after another."""
     person, things = rng.choice(_PEOPLE), rng.choice(_THINGS)
-    start = rng.randint(2, 80)
+    start = rng.randint(2, _LARGEST_START)
     operations = _chain(rng, start, num_steps)
     sentences = [f"{person[0]} has {start} {things}."]
     sentences += [_event(rng, operation, person, i == 0) for i, operation in enumerate(operations)]
@@ -134,7 +137,7 @@ def _events(rng: random.Random, num_steps: int) -> Draft:
 def _compare(rng: random.Random, num_steps: int) -> Draft:
     """People who have more or less than the one before; asked is the last of them."""
     names, things = rng.sample(_NAMES, num_steps + 1), rng.choice(_THINGS)
-    start = rng.randint(2, 80)
+    start = rng.randint(2, _LARGEST_START)
     operations = _chain(rng, start, num_steps)
     sentences = [f"{names[0]} has {start} {things}."]
     sentences += [
@@ -155,7 +158,7 @@ def _compare(rng: random.Random, num_steps: int) -> Draft:
 def _boxes(rng: random.Random, num_steps: int) -> Draft:
     """Boxes of things first (a product), then events."""
     person, things, boxes = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.choice(_BOXES)
-    count, each = rng.randint(2, 9), rng.randint(2, 9)
+    count, each = rng.randint(2, 6), rng.randint(2, 6)
     operations = [("*", each, count * each), *_chain(rng, count * each, num_steps - 1)]
     sentences = [f"{person[0]} has {count} {boxes} with {each} {things} each."]
     sentences += [_event(rng, operation, person, i == 0) for i, operation in enumerate(operations[1:])]
@@ -173,7 +176,7 @@ def _shopping(rng: random.Random, num_steps: int) -> Draft:
     """A purse, some buys at a price each (a product and a difference), then events; at least two steps."""
     person = rng.choice(_PEOPLE)
     things = rng.choice([things for things in _THINGS if things != "coins"])
-    count, price = rng.randint(2, 9), rng.randint(2, 9)
+    count, price = rng.randint(2, 6), rng.randint(2, 6)
     cost = count * price
     purse = rng.randint(cost, _LIMIT)
     left = purse - cost
