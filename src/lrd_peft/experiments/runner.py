@@ -35,7 +35,11 @@ def run_phases(config: RunConfig, phases: tuple[str, ...]) -> None:
         UserError: from a phase, or if the run folder belongs to another configuration.
     """
     preflight(config)
-    run = RunFolder.claim(config)
+    with RunFolder.claim(config) as run:
+        _run_claimed(config, run, phases)
+
+
+def _run_claimed(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # PEFT still asks transformers for an attribute that has been renamed.
@@ -47,14 +51,18 @@ def run_phases(config: RunConfig, phases: tuple[str, ...]) -> None:
         if phase not in phases:
             continue
         if run.finished(phase, config) is not None:
-            print(f"{phase}: finished, skipped ({run.root})")
-            continue
+            found = run.damages(phase, config)
+            if not found:
+                print(f"{phase}: finished, skipped ({run.root})")
+                continue
+            print(f"{phase}: {found[0]} ({len(found)} in all); what is damaged is made again")
         print(f"{phase}: begins")
         run.log("phase begins", phase=phase)
         RECIPES[phase](config, run)
         run.log("phase finished", phase=phase)
     if "evaluation" in phases:
         write_record(run.record, make_record(config, run))
+        run.seal()
 
 
 def make_record(config: RunConfig, run: RunFolder) -> Record:

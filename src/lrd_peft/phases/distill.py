@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import set_seed
 
+from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem
-from lrd_peft.errors import UserError
 from lrd_peft.lora import create_lora_model
 from lrd_peft.model.models import StudentModel
 from lrd_peft.model.saving import save_model
@@ -18,7 +18,6 @@ from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import load_options, thinking_options, training_arguments
 from lrd_peft.store import Store
 from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import last_checkpoint
 
 
 def distill(config: RunConfig, run: RunFolder) -> None:
@@ -27,12 +26,6 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     run.require("store", config)
     set_seed(config.seed)
     store = Store.open(run.store)
-    damages = store.verify()
-    if damages:
-        raise UserError(
-            f"the store of {run.root} is damaged: {damages[0]} ({len(damages)} in all). Delete "
-            f"{run.root}/store.done.json and give the same command again: only the damaged part is written anew"
-        )
     problems = [Problem.from_row(store.row(i)) for i in range(len(store))]
     student = StudentModel(config.student, options=thinking_options(config), **load_options(config, student=True))
     for note in student.notes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
 from lrd_peft.evaluation.metrics import ProblemResult, summarise
 from lrd_peft.evaluation.score import score, written_limit
@@ -15,7 +15,7 @@ from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import held_out, load_options, some_training_problems, thinking_options
+from lrd_peft.run_inputs import held_out, load_options, some_training_problems, thinking_options, trust
 
 Loader = Callable[[RunConfig, RunFolder], ThinkingModel]
 
@@ -25,7 +25,7 @@ def _base(config: RunConfig, run: RunFolder) -> ThinkingModel:
 
 
 def _saved_teacher(name: str) -> Loader:
-    return lambda config, run: TeacherModel.load(run.teacher / name)
+    return lambda config, run: TeacherModel.load(run.teacher / name, **trust(config))
 
 
 # method -> how its model is had, and whether it thinks (else it writes its steps)
@@ -34,7 +34,7 @@ METHODS: dict[str, tuple[Loader, bool]] = {
     "base-latent": (_base, True),
     "teacher-cot": (_saved_teacher("cot"), False),
     "teacher-latent": (_saved_teacher("latent"), True),
-    "latent-lora": (lambda config, run: StudentModel.from_run(run.root), True),
+    "latent-lora": (lambda config, run: StudentModel.from_run(run.root, **trust(config)), True),
 }
 
 
@@ -42,13 +42,14 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
     """Grade every method on every data set that is not graded yet, and write evaluation.json."""
     began = time.perf_counter()
     run.require("student", config)
+    made_from = run.inputs("evaluation")
     table: dict[str, dict[str, Any]] = {}
     for method in config.methods:
         model: ThinkingModel | None = None
         loader, thinking = METHODS[method]
         for dataset in config.evaluated_datasets:
             path = run.evaluation / f"{method}--{_file_name(dataset)}.json"
-            graded = _read(path, config)
+            graded = _read(path, config, made_from)
             if graded is None:
                 if model is None:
                     model = loader(config, run).eval()
@@ -56,7 +57,7 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
                         model.to(config.device)
                 graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")
                 path.parent.mkdir(exist_ok=True)
-                write_json_atomic(path, graded)
+                write_sealed(path, {**graded, "made_from": made_from})
             else:
                 print(f"evaluation: {method} on {dataset} is graded, skipped")
             table.setdefault(dataset, {})[method] = entry(graded)
@@ -92,15 +93,15 @@ def _grade(config: RunConfig, model: ThinkingModel, dataset: str, *, thinking: b
     }
 
 
-def _read(path: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Return what was graded before, if it was for this configuration."""
-    if not path.is_file():
+def _read(path: Path, config: RunConfig, made_from: dict[str, str]) -> dict[str, Any] | None:
+    """Return what was graded before, if it is undamaged and was for this configuration and these models."""
+    graded = read_sealed(path)
+    if graded is None:
+        if path.is_file():
+            print(f"evaluation: {path.name} is damaged, graded again")
         return None
-    try:
-        graded = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return None
-    return graded if graded.get("fingerprint") == config.fingerprint("evaluation") else None
+    same = graded.get("fingerprint") == config.fingerprint("evaluation") and graded.get("made_from") == made_from
+    return graded if same else None
 
 
 def _file_name(dataset: str) -> str:

@@ -13,11 +13,12 @@ from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import collate
 from lrd_peft.data.problem import Problem
+from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.thinking import check_layers
 from lrd_peft.progress import Progress
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import training_problems
+from lrd_peft.run_inputs import training_problems, trust
 from lrd_peft.store import StoreSpec, StoreWriter, estimate_bytes, require_space
 
 
@@ -40,7 +41,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     """Write the states that the store lacks and mark the phase as done."""
     began = time.perf_counter()
     run.require("teacher", config)
-    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"))
+    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"), **trust(config))
     if config.device is not None:
         teacher.to(config.device)
     layers = layers_of(config)
@@ -66,7 +67,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     positions = sum(row.length for row in rows) if config.positions == "all" else per_problem * len(rows)
     num_bytes = estimate_bytes(spec, positions)
     print(f"store: {len(rows)} problems, {positions} positions, layers {list(layers)}: {num_bytes / 1e6:.1f} MB")
-    with StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes) as writer:
+    with until_safe(), StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes) as writer:
         for damage in writer.damages:
             print(f"store: {damage}, written again")
         missing = {index for first, stop in writer.missing for index in range(first, stop)}
@@ -88,9 +89,12 @@ def extract(config: RunConfig, run: RunFolder) -> None:
                 output = teacher(**batch, layers=layers, positions=config.positions, with_loss=False)
                 stacked = torch.stack([output.states[layer] for layer in layers], dim=1)
                 for place, row in enumerate(chosen):
-                    if row.index in missing:
-                        states = stacked[place][:, output.valid[place]]
-                        writer.add(row.index, states.cpu(), problems[row.index].to_row())
+                    if row.index not in missing:
+                        continue
+                    if asked() and writer.at_shard_end:
+                        return
+                    states = stacked[place][:, output.valid[place]]
+                    writer.add(row.index, states.cpu(), problems[row.index].to_row())
                 progress.update(start + len(chosen))
         writer.finish()
     run.finish(
