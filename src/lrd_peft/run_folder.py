@@ -56,6 +56,13 @@ _MADE_FROM: dict[Phase, tuple[str, ...]] = {
     "student": ("store",),
     "evaluation": ("teacher/cot", "teacher/latent", "student"),
 }
+# The folders that it makes.
+_MAKES: dict[Phase, tuple[str, ...]] = {
+    "teacher": ("teacher/cot", "teacher/latent"),
+    "store": ("store",),
+    "student": ("student",),
+    "evaluation": (),
+}
 _HOLDER = "held_by.json"
 SEALED = ("config.yaml", "evaluation.json", "record.json")
 
@@ -168,23 +175,37 @@ class RunFolder:
         note = read_sealed(self.root / f"{phase}.done.json")
         if note is None or note.get("fingerprint") != config.fingerprint(phase):
             return None
-        was = note.get("made_from", {})
-        changed = [name for name, digest in was.items() if self._digest(name) not in (digest, None)]
-        return None if changed else note
+        return None if self._changed(note.get("made_from", {})) else note
 
     def finish(self, phase: Phase, config: RunConfig, note: dict[str, Any]) -> None:
         """Mark a phase as finished, with what later phases and the record need of it."""
         files: dict[str, Any] = {}
         if phase == "evaluation":
             files = checksums(self.root, ["evaluation.json"])
-        body = {"fingerprint": config.fingerprint(phase), "made_from": self.inputs(phase), "files": files, **note}
+        body = {
+            "fingerprint": config.fingerprint(phase),
+            "made_from": self.inputs(phase),
+            "made": self._digests(_MAKES[phase]),
+            "files": files,
+            **note,
+        }
         write_sealed(self.root / f"{phase}.done.json", body)
         self._checked[phase] = []
 
     def inputs(self, phase: Phase) -> dict[str, str]:
         """Return a digest of each artifact that a phase is made from."""
-        found = {name: self._digest(name) for name in _MADE_FROM[phase]}
-        return {name: digest for name, digest in found.items() if digest is not None}
+        return self._digests(_MADE_FROM[phase])
+
+    def replaced(self, phase: Phase) -> list[str]:
+        """Return the folders of a finished phase that hold something else, whole or not, than the phase made."""
+        note = read_sealed(self.root / f"{phase}.done.json") or {}
+        return self._changed(note.get("made", {}))
+
+    def _digests(self, names: tuple[str, ...]) -> dict[str, str]:
+        return {name: digest for name in names if (digest := self._digest(name)) is not None}
+
+    def _changed(self, noted: dict[str, str]) -> list[str]:
+        return [name for name, digest in noted.items() if self._digest(name) not in (digest, None)]
 
     def _digest(self, name: str) -> str | None:
         """Return a hash of what an artifact is, without clocks; None where that is not known (missing, damaged)."""
@@ -198,7 +219,8 @@ class RunFolder:
     def damages(self, phase: Phase, config: RunConfig) -> list[str]:
         """Read the whole artifact of a finished phase and say what is not as it was written; read once in a process."""
         if phase not in self._checked:
-            self._checked[phase] = self._check(phase, config)
+            found = self._check(phase, config)
+            self._checked[phase] = found + [f"{name} is not what this run made" for name in self.replaced(phase)]
         return self._checked[phase]
 
     def _check(self, phase: Phase, config: RunConfig) -> list[str]:

@@ -29,7 +29,6 @@ def prepare() -> None:
     """Import what a run needs, and keep it off the network."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.simplefilter("ignore")
     import torch
 
     torch.set_num_threads(1)
@@ -45,18 +44,33 @@ class Process:
     pid: int
     output: Path
     ended: int | None = None
+    processor_seconds: float = 0.0  # once it has ended
 
     def poll(self) -> int | None:
         """Return the exit status as `subprocess` gives it, or None."""
-        if self.ended is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.ended = None if pid == 0 else os.waitstatus_to_exitcode(status)
-        return self.ended
+        return self._collect(os.WNOHANG)
 
     def wait(self) -> int:
+        ended = self._collect(0)
+        assert ended is not None
+        return ended
+
+    def _collect(self, options: int) -> int | None:
         if self.ended is None:
-            self.ended = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            pid, status, usage = os.wait4(self.pid, options)
+            if pid != 0:
+                self.ended = os.waitstatus_to_exitcode(status)
+                self.processor_seconds = usage.ru_utime + usage.ru_stime
         return self.ended
+
+    def wait_for_work(self, processor_seconds: float) -> None:
+        """Return when it has worked for so long, or has ended: on a busy machine the clock says little."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        while self.poll() is None:
+            fields = stat.read_text().rpartition(")")[2].split()
+            if (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") >= processor_seconds:
+                return
+            time.sleep(0.001)
 
     def signal(self, number: int) -> int:
         if self.poll() is None:
@@ -81,6 +95,7 @@ def start(*arguments: str, output: Path, before: Callable[[], None] | None = Non
     pid = os.fork()
     if pid == 0:
         status = 1
+        warnings.simplefilter("ignore")
         try:
             with open(output, "wb", buffering=0) as file:
                 os.dup2(file.fileno(), 1)
@@ -117,8 +132,8 @@ def end_state(folder: Path) -> dict[str, Any]:
     for path in paths:
         if path.suffix == ".safetensors" or path.parent.name == "store":
             state[str(path.relative_to(folder))] = path.read_bytes()
-    state["record"] = comparable(read_record(folder / "record.json"))
-    return state
+    record = comparable(read_record(folder / "record.json"))
+    return state | {f"record: {key}": value for key, value in record.items()}
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -144,12 +159,12 @@ def place(folder: Path) -> str:
 
 
 def undisturbed(root: Path) -> tuple[Path, float]:
-    """Make a run that nothing disturbs; return its folder and how long it took."""
-    began = time.monotonic()
+    """Make a run that nothing disturbs; return its folder and the processor time that it took."""
     folder = root / "undisturbed" / NAME
     folder.parent.mkdir(parents=True)
-    finish(folder, root / "undisturbed.txt")
-    return folder, time.monotonic() - began
+    process = start(*run_flags(folder), output=root / "undisturbed.txt")
+    assert process.wait() == 0, process.text
+    return folder, process.processor_seconds
 
 
 def copy(folder: Path, to: Path) -> Path:

@@ -92,9 +92,10 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 def one_line(process: Process, *words: str) -> list[str]:
     """Return what is wrong with how a run ended that could not go on."""
+    status = process.wait()
     lines = [line for line in process.text.splitlines() if line.startswith("lrd: ")]
-    if process.wait() != 2 or len(lines) != 1 or "Traceback" in process.text:
-        return [f"status {process.ended}, {lines or process.text[-300:]}"]
+    if status != 2 or len(lines) != 1 or "Traceback" in process.text:
+        return [f"status {status}, {lines or process.text[-300:]}"]
     return [] if any(word in lines[0] for word in words) else [f"said only: {lines[0]}"]
 
 

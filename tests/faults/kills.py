@@ -34,11 +34,12 @@ class Killed:
 
 
 def kill_until_it_ends(folder: Path, draw: random.Random, *, longest: float, most: int, killed: Killed) -> None:
-    """Start a run again and again, kill it after at most `longest` seconds, `most` times; then let it end."""
+    """Start a run again and again, kill it after at most `longest` seconds of work, `most` times; then let it end."""
     output = folder.parent / "output.txt"
     for _ in range(most):
         process = start(*run_flags(folder), output=output)
-        time.sleep(draw.uniform(0, longest))
+        process.wait_for_work(draw.uniform(0, longest))
+        time.sleep(draw.uniform(0, 0.01))  # the clock of processor time ticks every 10 ms
         if process.signal(signal.SIGKILL) == 0:
             return
         assert process.ended == -signal.SIGKILL, process.text
@@ -47,7 +48,7 @@ def kill_until_it_ends(folder: Path, draw: random.Random, *, longest: float, mos
     assert process.wait() == 0, process.text
 
 
-def campaign(root: Path, *, num_kills: int, seed: int, share: float = 0.25) -> Killed:
+def campaign(root: Path, *, num_kills: int, seed: int, share: float = 0.5) -> Killed:
     """Disturb runs, one after another, until there were `num_kills` kills."""
     draw = random.Random(seed)
     reference, seconds = undisturbed(root)
@@ -69,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=0.25, help="longest life before a kill, as a share of the run")
+    parser.add_argument("--share", type=float, default=0.5, help="longest life before a kill, as a share of the run")
     found = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory(prefix="lrd-kills-") as folder:

@@ -168,7 +168,7 @@ def test_a_pickle_in_a_checkpoint_is_not_opened(name: str, plain: bool, tmp_path
     checkpoint = Path(str(last_checkpoint(tmp_path)))
     bad = Planted(tmp_path / "canary")
     if plain:
-        (checkpoint / name).write_bytes(pickle.dumps(bad))
+        (checkpoint / name).write_bytes(pickle.dumps(bad, protocol=2))
     else:
         torch.save({"state": bad}, checkpoint / name)
     (checkpoint / "complete.json").unlink()

@@ -114,7 +114,7 @@ def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **loa
         for name, (rows, columns) in projector_shapes(folder).items():
             if name == "thought_adapter":
                 model.attach_projectors((), teacher_hidden_size=columns, thoughts=True)
-            else:
+            elif name.isdecimal():  # what else a file may hold is named when it is loaded
                 model.attach_projectors([int(name)], teacher_hidden_size=rows)
     attach_weights(model, folder, trainable=trainable)
     return model.eval()

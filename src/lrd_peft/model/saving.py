@@ -47,13 +47,16 @@ def projector_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     path = folder / _EXTRA
     if not path.is_file():
         return {}
-    with safe_open(path, framework="pt") as file:
-        shapes = {
-            name.removeprefix("projectors.").removesuffix(".weight"): tuple(file.get_slice(name).get_shape())
-            for name in file.keys()  # noqa: SIM118 - the file is no mapping
-            if name.endswith(".weight") and not name.startswith("projection.")
-        }
-    return {name: (int(rows), int(columns)) for name, (rows, columns) in shapes.items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {
+                name.removeprefix("projectors.").removesuffix(".weight"): file.get_slice(name).get_shape()
+                for name in file.keys()  # noqa: SIM118 - the file is no mapping
+                if name.endswith(".weight") and not name.startswith("projection.")
+            }
+        return {name: (int(rows), int(columns)) for name, (rows, columns) in shapes.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); make the model again") from error
 
 
 @contextlib.contextmanager

@@ -98,6 +98,8 @@ def _is_whole(run: RunFolder, stage: Stage) -> bool:
     if not folder.is_dir():
         return False
     found = folder_damages(folder)
+    if f"teacher/{stage.folder}" in run.replaced("teacher"):
+        found.append(f"{stage.folder} is not what this run made")
     if found:
         print(f"teacher: {found[0]}, trained again")
     return not found
