@@ -1,6 +1,7 @@
 """kill -9 at random moments, the same command again, until the run ends; its end is compared bit for bit.
 
     python -m tests.faults.kills --kills 50 --seed 0
+    python -m tests.faults.kills --kills 25 --signal TERM
 
 Prints where the kills hit and how many of the runs ended as the undisturbed one.
 """
@@ -33,22 +34,33 @@ class Killed:
     ends: list[list[str]] = field(default_factory=list)
 
 
-def kill_until_it_ends(folder: Path, draw: random.Random, *, longest: float, most: int, killed: Killed) -> None:
+def kill_until_it_ends(
+    folder: Path,
+    draw: random.Random,
+    *,
+    longest: float,
+    most: int,
+    killed: Killed,
+    number: signal.Signals = signal.SIGKILL,
+) -> None:
     """Start a run again and again, kill it after at most `longest` seconds of work, `most` times; then let it end."""
     output = folder.parent / "output.txt"
     for _ in range(most):
         process = start(*run_flags(folder), output=output)
         process.wait_for_work(draw.uniform(0, longest))
         time.sleep(draw.uniform(0, 0.01))  # the clock of processor time ticks every 10 ms
-        if process.signal(signal.SIGKILL) == 0:
+        if process.signal(number) == 0:
             return
-        assert process.ended == -signal.SIGKILL, process.text
+        expected = -number if number == signal.SIGKILL else 128 + number
+        assert process.ended == expected, process.text
+        if expected > 0:
+            assert process.error == f"lrd: interrupted by {number.name}; the same command goes on from here"
         killed.places[place(folder)] += 1
     process = start(*run_flags(folder), output=output)
     assert process.wait() == 0, process.text
 
 
-def campaign(root: Path, *, num_kills: int, seed: int, share: float = 0.5) -> Killed:
+def campaign(root: Path, *, num_kills: int, seed: int, share: float, number: signal.Signals) -> Killed:
     """Disturb runs, one after another, until there were `num_kills` kills."""
     draw = random.Random(seed)
     reference, seconds = undisturbed(root)
@@ -57,7 +69,7 @@ def campaign(root: Path, *, num_kills: int, seed: int, share: float = 0.5) -> Ki
     while (left := num_kills - killed.places.total()) > 0:
         folder = root / f"killed-{len(killed.ends)}" / NAME
         folder.parent.mkdir()
-        kill_until_it_ends(folder, draw, longest=seconds * share, most=left, killed=killed)
+        kill_until_it_ends(folder, draw, longest=seconds * share, most=left, killed=killed, number=number)
         killed.ends.append(differences(end_state(folder), wanted))
         print(
             f"run {len(killed.ends)}: {killed.places.total()} kills so far, differs in {killed.ends[-1] or 'nothing'}"
@@ -71,10 +83,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=0.5, help="longest life before a kill, as a share of the run")
+    parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
     found = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory(prefix="lrd-kills-") as folder:
-        killed = campaign(Path(folder), num_kills=found.kills, seed=found.seed, share=found.share)
+        number = signal.Signals[f"SIG{found.signal}"]
+        killed = campaign(Path(folder), num_kills=found.kills, seed=found.seed, share=found.share, number=number)
     same = sum(not end for end in killed.ends)
     print("\n| killed in | times |\n|---|---|")
     for name, times in sorted(killed.places.items()):
