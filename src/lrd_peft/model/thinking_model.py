@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,8 +18,9 @@ from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.encoding import Encoder
 from lrd_peft.errors import UserError
 from lrd_peft.model.facts import block_count, hidden_size
+from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
 from lrd_peft.model.loading import load_lm
-from lrd_peft.model.thinking import gather_positions, head_logits, think, unwrap
+from lrd_peft.model.thinking import gather_positions, think, unwrap
 
 PROJECTIONS = ("none", "linear", "mlp")
 POSITIONS = ("thoughts+answer", "thoughts", "all")
@@ -130,6 +130,7 @@ class ThinkingModel(nn.Module):
                 raise UserError("a model object was given without its tokenizer; pass tokenizer=")
             self.name = self.source = str(model.config.name_or_path or type(model).__name__)
             self.lm, self.tokenizer, self.kept_blocks = model, tokenizer, None
+        fuse_activations(self.lm)
         self.load_options = load_options
         # What makes the weights under an adapter again; `name` may say where those came from long ago.
         self.base, self.base_options = self.name, load_options
@@ -225,6 +226,7 @@ class ThinkingModel(nn.Module):
             projection=self.projection,
             forced=forced,
             jacobi_passes=self.options.jacobi_passes,
+            states_only=not with_loss,
         )
         if 0 in thinking.states:
             # At a slot the thought itself; some architectures (GPT-2) have added its position in their layer 0.
@@ -236,7 +238,7 @@ class ThinkingModel(nn.Module):
         loss = thinking.last.new_zeros((), dtype=torch.float32)
         if with_loss:
             predicting = thinking.last[:, num_thoughts : num_thoughts + labels.shape[1]]
-            loss = F.cross_entropy(head_logits(self.lm, predicting[labelled]), labels[labelled], reduction="sum")
+            loss = summed_cross_entropy(self.lm, predicting[labelled], labels[labelled])
         if keep_all:
             first_token = (question_mask.cumsum(dim=1) == 1) & (question_mask == 1)
             slot_part = torch.ones_like(question_mask[:, :1], dtype=torch.bool).expand(-1, num_thoughts)
