@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,smollm2,tensorboard,wandb
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check bench clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -37,6 +37,9 @@ check: install ## lint, format, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: install ## speed as ratios, under ten minutes (QUICK=1: under two; WRITE=1: fill docs/performance.md; CLOCK=cpu; ONLY=store)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(CLOCK),--clock $(CLOCK)) $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove builds, caches and measurements; runs and .venv stay
 	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measures, prints the table, and on request keeps the record and writes the page.
 
 python -m benchmarks                      everything, one thread and all cores
-python -m benchmarks --quick              fewer works and repeats
+python -m benchmarks --quick              fewer works and repeats, one thread
 python -m benchmarks --only evaluation    one section
 python -m benchmarks --clock cpu          on a machine that others use too: this process's own time
 python -m benchmarks --write              results/bench.json and the tables of docs/performance.md as well
@@ -51,18 +51,17 @@ def main() -> None:
         print(f"the machine is busy (load {load:.1f} before the start): ratios hold, seconds do not", file=sys.stderr)
     rows: list[Row] = []
     began = time.perf_counter()
-    for count in dict.fromkeys((1, cores)):
+    counts = (1,) if arguments.quick else tuple(dict.fromkeys((1, cores)))
+    for count in counts if arguments.threads is None else (arguments.threads,):
         settings = Settings(
             quick=arguments.quick,
-            threads=(1, cores),
+            threads=counts,
             repeats=3 if arguments.quick else 7,
             seconds=4 if arguments.quick else 15,
             clock=arguments.clock,
         )
         for name, section in sections.items():
-            if arguments.only not in (None, name) or (name in once and count > 1):
-                continue
-            if arguments.threads not in (None, count):
+            if arguments.only not in (None, name) or (name in once and count != counts[0]):
                 continue
             with threads(count):
                 for row in section(settings):
@@ -92,7 +91,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, as ratios measured in one run.")
-    parser.add_argument("--quick", action="store_true", help="fewer works and repeats, under two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer works and repeats, one thread, under two minutes")
     parser.add_argument("--only", help="training, evaluation, student, extraction, store, growth or peak")
     parser.add_argument("--threads", type=int, help="only this number of threads (default: one, and all cores)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's own time")

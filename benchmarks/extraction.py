@@ -44,7 +44,10 @@ def spec_of(work: Work) -> StoreSpec:
 def ours(work: Work, folder: Path) -> Path:
     """Write the store of a work's problems."""
     spec = spec_of(work)
-    with StoreWriter.open(folder, spec) as writer, Progress("extraction", total=len(work.rows)) as progress:
+    with (
+        StoreWriter.open(folder, spec) as writer,
+        Progress("extraction", total=len(work.rows), unit="problems") as progress,
+    ):
         named = problems(len(work.rows))
         write_states(work.model, work.rows, named, writer, batch_size=BATCH_SIZE, progress=progress)
         writer.finish()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 Contender = Callable[[], object]
+LEAST_REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Settings:
     Attributes:
         quick: fewer works, fewer repeats.
         threads: the numbers of threads to measure with.
-        repeats: pairs of timings, unless `seconds` runs out first (never fewer than three).
+        repeats: pairs of timings, unless `seconds` runs out first (never fewer than `LEAST_REPEATS`).
         seconds: what one comparison may take.
         clock: "wall", or "cpu" (this process's own time) on a machine that others use too.
     """
@@ -87,11 +88,20 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def alternate(settings: Settings, *contenders: Contender) -> list[list[float]]:
-    """Return the seconds of each contender, timed in turn, forwards and backwards; each ran once before."""
+def alternate(
+    settings: Settings, *contenders: Contender, warm_up: bool = True, least: int = LEAST_REPEATS
+) -> list[list[float]]:
+    """Return the seconds of each contender, timed in turn, forwards and backwards.
+
+    Args:
+        settings: how often, how long.
+        contenders: what to time.
+        warm_up: let each run once before.
+        least: repeats that are made even when the time is up.
+    """
     times: list[list[float]] = [[] for _ in contenders]
     began = time.perf_counter()
-    for contender in contenders:
+    for contender in contenders if warm_up else ():
         contender()
     collecting = gc.isenabled()
     gc.collect()
@@ -103,7 +113,7 @@ def alternate(settings: Settings, *contenders: Contender) -> list[list[float]]:
                 start = settings.now()
                 contenders[place]()
                 times[place].append(settings.now() - start)
-            if repeat >= 2 and time.perf_counter() - began > settings.seconds:
+            if repeat + 1 >= least and time.perf_counter() - began > settings.seconds:
                 break
     finally:
         if collecting:
