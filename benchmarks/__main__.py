@@ -1,6 +1,6 @@
 """`python -m benchmarks`: measures, prints the table, and on request keeps the record and writes the page.
 
-python -m benchmarks                      everything, one thread and all cores
+python -m benchmarks                      everything, one thread and all cores (the large works those only)
 python -m benchmarks --quick              fewer works and repeats, one thread
 python -m benchmarks --only evaluation    one section
 python -m benchmarks --clock cpu          on a machine that others use too: this process's own time
@@ -56,8 +56,8 @@ def main() -> None:
         settings = Settings(
             quick=arguments.quick,
             threads=counts,
-            repeats=3 if arguments.quick else 7,
-            seconds=4 if arguments.quick else 15,
+            repeats=3 if arguments.quick else 5,
+            seconds=3 if arguments.quick else 8,
             clock=arguments.clock,
         )
         for name, section in sections.items():
@@ -68,6 +68,7 @@ def main() -> None:
                     rows.append(row)
                     print(table([row], header=len(rows) == 1), flush=True)
     seconds = time.perf_counter() - began
+    load_after = os.getloadavg()[0]
     print(f"\n{len(rows)} rows in {seconds / 60:.1f} minutes")
     if arguments.write:
         work = training_step.make("gpt2-256x4-50k")
@@ -80,6 +81,7 @@ def main() -> None:
             "clock": arguments.clock,
             "quick": arguments.quick,
             "load_before": load,
+            "load_after": load_after,
             "cores": cores,
             "wall_seconds": seconds,
         }

@@ -83,22 +83,27 @@ def bare(work: Work) -> None:
 
 @torch.no_grad()
 def everything(work: Work) -> list[torch.Tensor]:
-    """All layers at all positions, with the head, padded to one length, sequence run again: [L, P, H] a problem."""
+    """All layers at all positions, with the head, padded to one length, sequence run again: the first batch.
+
+    Returns:
+        [L, P, H] of each problem.
+    """
+    chosen = work.rows[:BATCH_SIZE]
+    batch = collate(chosen, pad_id=0)
+    ids, mask = reference.pad_to(batch["question_ids"], batch["question_mask"], LONGEST)
+    _, states = reference.rerun(work.plain, ids, mask, NUM_THOUGHTS, batch["suffix_ids"])
+    stacked = torch.stack([states[layer] for layer in layers_of(work)], dim=1)
     kept = []
-    for start in range(0, len(work.rows), BATCH_SIZE):
-        chosen = work.rows[start : start + BATCH_SIZE]
-        batch = collate(chosen, pad_id=0)
-        ids, mask = reference.pad_to(batch["question_ids"], batch["question_mask"], LONGEST)
-        _, states = reference.rerun(work.plain, ids, mask, NUM_THOUGHTS, batch["suffix_ids"])
-        stacked = torch.stack([states[layer] for layer in layers_of(work)], dim=1)
-        for place, item in enumerate(chosen):
-            where = [*range(LONGEST, LONGEST + NUM_THOUGHTS), LONGEST + NUM_THOUGHTS + item.answer_start - 1]
-            kept.append(stacked[place][:, where])
+    for place, item in enumerate(chosen):
+        where = [*range(LONGEST, LONGEST + NUM_THOUGHTS), LONGEST + NUM_THOUGHTS + item.answer_start - 1]
+        kept.append(stacked[place][:, where])
     return kept
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    sizes = {"gpt2-256x4-50k": 32} if settings.quick else {"gpt2-256x4-50k": 64, "gpt2-124m": 16, "tiny": 256}
+    sizes = {"tiny": 64} if settings.quick else {"tiny": 256}
+    if settings.thorough:
+        sizes["gpt2-256x4-50k"] = 64
     for name, num_problems in sizes.items():
         work = make(name, batch_size=num_problems)
         work.model.eval()
@@ -125,7 +130,11 @@ def rows(settings: Settings) -> Iterator[Row]:
             is_cost=True,
         )
         yield row(
-            SECTION, label, ours=("states on disk", mine), other=("head, all layers, fixed length, run again", full)
+            SECTION,
+            label,
+            ours=("states on disk", mine),
+            other=("head, all layers, fixed length, run again", full),
+            scale=num_problems / BATCH_SIZE,
         )
 
 

@@ -39,6 +39,11 @@ class Settings:
     seconds: float
     clock: str = "wall"
 
+    @property
+    def thorough(self) -> bool:
+        """Whether the large works are measured too: with all cores only, they take minutes on one."""
+        return not self.quick and torch.get_num_threads() == max(self.threads)
+
     def now(self) -> float:
         return time.perf_counter() if self.clock == "wall" else time.process_time()
 

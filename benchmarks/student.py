@@ -171,7 +171,9 @@ class FieldStyle:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    sizes = {"tiny": 12} if settings.quick else {"tiny": 20, "llama-256x4-50k": 6}
+    sizes = {"tiny": 6} if settings.quick else {"tiny": 20}
+    if settings.thorough:
+        sizes["llama-256x4-50k"] = 4
     for name, num_steps in sizes.items():
         with tempfile.TemporaryDirectory(dir=memory_disk()) as folder:
             yield from _rows(settings, Pair(name, Path(folder), num_steps=num_steps))
@@ -195,7 +197,7 @@ def _rows(settings: Settings, pair: Pair) -> Iterator[Row]:
     assert abs(found - wanted) <= 1e-4 * wanted, f"{pair.name}: mean loss {found} against {wanted}"
 
     work = f"{pair.name}, batch {BATCH_SIZE}"
-    mine, loop = alternate(settings, trainer.train, bare)
+    mine, loop = alternate(settings, trainer.train, bare, warm_up=False)
     yield row(
         SECTION,
         f"{work}, {pair.num_steps} steps",
@@ -216,7 +218,7 @@ def _rows(settings: Settings, pair: Pair) -> Iterator[Row]:
         pair.student.zero_grad()
         trainer.compute_loss(pair.student, inputs).backward()
 
-    own, beside, whole, parallel = alternate(settings, own_step, online, field, forced_step)
+    own, parallel, beside, whole = alternate(settings, own_step, forced_step, online, field, warm_up=False)
     yield row(
         SECTION,
         work,

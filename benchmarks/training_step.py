@@ -124,12 +124,11 @@ def check(work: Work) -> None:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The large models with all cores only: a step of a reference takes a minute there on one."""
-    sizes: dict[str, int | None] = dict.fromkeys(["gpt2-256x4-50k", "llama-256x4-50k", "tiny"])
+    sizes: dict[str, int | None] = {"gpt2-256x4-50k": None, "tiny": None}
     if settings.quick:
         sizes = {"gpt2-256x4-50k": 4, "tiny": 8}
-    elif torch.get_num_threads() == max(settings.threads):
-        sizes["gpt2-124m"] = None
+    elif settings.thorough:
+        sizes |= {"llama-256x4-50k": None, "gpt2-124m": None}
     for name, batch_size in sizes.items():
         check(make(name, batch_size=3))
         yield from _rows(settings, make(name, batch_size=batch_size))

@@ -30,7 +30,8 @@ def test_the_references_write_the_same_tokens():
         "eos_id": work.model.tokenizer.eos_token_id,
     }
     written = [answer.tokens for answer in evaluation.ours(work, **options)]
-    assert written == evaluation.theirs(work, 3, **options)
+    assert sorted(evaluation.spread(work, 3)) == [0, 1, 2]
+    assert written == evaluation.theirs(work, [0, 1, 2], **options)
     assert any(written)
 
 
@@ -38,7 +39,9 @@ def test_extracted_states_are_those_of_the_sequence_run_again(tmp_path):
     work = make("tiny", batch_size=20)  # more than one batch
     work.model.eval()
     store = Store.open(extraction.ours(work, tmp_path / "store"))
-    for index, wanted in enumerate(extraction.everything(work)):
+    states = extraction.everything(work)
+    assert len(states) == extraction.BATCH_SIZE
+    for index, wanted in enumerate(states):
         assert (store.states(index) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
@@ -71,6 +74,7 @@ def test_the_page_is_filled_between_its_marks_and_nowhere_else():
         "environment": {"processor": "P", "python": "3"},
         "cores": 2,
         "load_before": 0.0,
+        "load_after": 1.0,
         "clock": "wall",
         "wall_seconds": 60.0,
     }
