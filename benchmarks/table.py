@@ -46,8 +46,8 @@ def page(text: str, record: Mapping[str, Any]) -> str:
     described = ", ".join(f"{name} {machine[name]}" for name in ("processor", "python") if machine.get(name))
     parts = {
         "machine": (
-            f"{described}, {record['cores']} cores; load before and after {record['load_before']:.1f} and {record['load_after']:.1f}; "
-            f"{record['clock']} clock; the whole run took {record['wall_seconds'] / 60:.1f} minutes."
+            f"{described}, {record['cores']} cores; load {record['load_before']:.1f} before and "
+            f"{record['load_after']:.1f} after; {record['clock']} clock; the whole run took {record['wall_seconds'] / 60:.1f} minutes."
         ),
         "table": table(rows),
         "profile": "\n".join(
