@@ -47,7 +47,8 @@ def page(text: str, record: Mapping[str, Any]) -> str:
     parts = {
         "machine": (
             f"{described}, {record['cores']} cores; load {record['load_before']:.1f} before and "
-            f"{record['load_after']:.1f} after; {record['clock']} clock; the whole run took {record['wall_seconds'] / 60:.1f} minutes."
+            f"{record['load_after']:.1f} after; "
+            f"{record['clock']} clock; the whole run took {record['wall_seconds'] / 60:.1f} minutes."
         ),
         "table": table(rows),
         "profile": "\n".join(
