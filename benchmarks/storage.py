@@ -69,7 +69,7 @@ def _writing(settings: Settings, folder: Path) -> Iterator[Row]:
     spec = spec_of(PROBLEMS_PER_SHARD * num_shards, **WIDE)
     states = torch.randn(5, 7, 4096).bfloat16()
     shard = torch.randn(PROBLEMS_PER_SHARD * 5 * 7 * 4096).bfloat16()
-    block = memoryview(shard.view(torch.uint8).numpy())
+    block = shard.view(torch.uint8).numpy().data
     num_bytes = states.nbytes * spec.num_problems
 
     def store() -> None:
@@ -105,7 +105,7 @@ def _reading(settings: Settings, folder: Path) -> Iterator[Row]:
     path = folder / "raw"
     with open(path, "wb") as file:
         for index in range(num_problems):
-            file.write(memoryview(store.states(index).contiguous().view(torch.uint8).numpy()).cast("B"))
+            file.write(store.states(index).contiguous().view(torch.uint8).numpy().tobytes())
     raw = torch.from_file(str(path), size=num_problems * 5 * 7 * 4096, dtype=torch.bfloat16)
     raw = raw.view(num_problems, 5, 7, 4096)
     target = torch.empty(5, 7, 4096, dtype=torch.bfloat16)

@@ -181,7 +181,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def _rows(settings: Settings, pair: Pair) -> Iterator[Row]:
     trainer = pair.trainer()
-    batches: list[Batch] = list(trainer.get_train_dataloader())  # pyright: ignore[reportAssignmentType]
+    batches: list[Batch] = list(trainer.get_train_dataloader())
     bare = BareLoop(pair, batches)
     online, field = FieldStyle(BareLoop(pair, batches), whole=False), FieldStyle(BareLoop(pair, batches), whole=True)
     first = bare.loss(0).item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,8 @@ class Parts:
         cache = DynamicCache(config=self.lm.config)
         pasts: list[list[tuple[Tensor, Tensor]]] = []
         for start, stop in self.spans:
-            seen = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers if layer.is_initialized]
+            layers: list[Any] = [layer for layer in cache.layers if layer.get_seq_length()]
+            seen = [(layer.keys.clone(), layer.values.clone()) for layer in layers]
             pasts.append(seen)
             self._pass(self.inputs[:, start:stop], cache, start, stop)
         return pasts

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -56,7 +57,7 @@ class Work:
 def make_lm(name: str) -> PreTrainedModel:
     """Return the model of a work, its weights a function of the name; no dropout, so that losses can be compared."""
     torch.manual_seed(0)
-    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     if name == "gpt2-256x4-50k":
         return GPT2LMHeadModel(GPT2Config(n_embd=256, n_layer=4, n_head=4, **dropout))
     if name == "gpt2-124m":

@@ -8,12 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lrd_peft.model import fused
 from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
 from lrd_peft.model.prune import find_blocks
 from lrd_peft.model.thinking import has_plain_head, head_logits, think
 from tests.model.reference import MODELS, VOCAB, gpt2_like, llama_like
+
+
+def head_of(lm: PreTrainedModel) -> nn.Linear:
+    head = lm.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    return head
 
 
 def states_and_targets(*, num_positions: int = 50, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -31,7 +38,7 @@ def loss_and_gradients(loss: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 def test_the_head_s_loss_by_blocks_equals_the_plain_one(family, block, monkeypatch):
     monkeypatch.setattr(fused, "BLOCK_BYTES", block)
     lm = MODELS[family]().double()
-    head = lm.get_output_embeddings().weight
+    head = head_of(lm).weight
     hidden, targets = states_and_targets()
     ours = loss_and_gradients(summed_cross_entropy(lm, hidden, targets), hidden, head)
     plain = F.cross_entropy(head_logits(lm, hidden), targets, reduction="sum")
@@ -43,7 +50,7 @@ def test_a_frozen_head_gets_no_gradient_and_the_states_still_do():
     lm = llama_like().double().requires_grad_(False)
     hidden, targets = states_and_targets()
     summed_cross_entropy(lm, hidden, targets).backward()
-    assert lm.get_output_embeddings().weight.grad is None
+    assert head_of(lm).weight.grad is None
     plain = F.cross_entropy(head_logits(lm, hidden), targets, reduction="sum")
     torch.testing.assert_close(hidden.grad, torch.autograd.grad(plain, hidden)[0])
 
@@ -67,13 +74,13 @@ def test_a_second_backward_pass_is_refused():
 def test_a_head_that_is_more_than_a_matrix_takes_the_plain_way(change):
     lm = llama_like()
     assert has_plain_head(lm)
-    head = lm.get_output_embeddings()
+    head = head_of(lm)
     if change == "capped":
         lm.config.final_logit_softcapping = 2.0
     elif change == "biased":
         head.bias = nn.Parameter(torch.full((VOCAB,), 0.5))
     else:
-        head.register_forward_hook(lambda module, args, output: output * 2)
+        head.register_forward_hook(lambda module, args, output: torch.mul(output, 2))
     assert not has_plain_head(lm)
     hidden, targets = states_and_targets(dtype=torch.float32)
     wanted = F.cross_entropy(head_logits(lm, hidden), targets, reduction="sum")
