@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,8 @@ def training_arguments(
     gradient_accumulation_steps: int = 1,
     name: str,
 ) -> TrainingArguments:
-    """Return transformers' arguments for one training of a run."""
+    """Return transformers' arguments for one training of a run, and set its tracker up."""
+    _track(config, name)
     # A checkpoint between two log lines would lose the sums of the line that was under way.
     save_steps = -(-config.save_steps // config.logging_steps) * config.logging_steps
     return TrainingArguments(
@@ -154,7 +156,24 @@ def training_arguments(
         use_cpu=config.device == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[] if config.report_to == "none" else [config.report_to],
-        run_name=f"{config.run_name or Path(config.output_dir).name}/{name}",
+        run_name=f"{_run_name(config)}/{name}",
         remove_unused_columns=False,
         disable_tqdm=True,
     )
+
+
+def _run_name(config: RunConfig) -> str:
+    return config.run_name or Path(config.output_dir).name
+
+
+def _track(config: RunConfig, name: str) -> None:
+    """Give each training of a run a place of its own in its tracker; transformers' callbacks read the environment."""
+    if config.report_to == "tensorboard":
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(config.output_dir) / "tensorboard" / name)
+    elif config.report_to == "wandb":
+        import wandb
+
+        os.environ.setdefault("WANDB_PROJECT", "lrd-peft")
+        os.environ.setdefault("WANDB_RUN_GROUP", _run_name(config))
+        if wandb.run is not None:  # the training before
+            wandb.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -26,6 +28,7 @@ def preflight(config: RunConfig) -> None:
     unknown = [method for method in config.methods if method not in METHODS]
     if unknown:
         raise UserError(f'unknown method "{unknown[0]}"; there are {", ".join(METHODS)}.{nearest(unknown[0], METHODS)}')
+    _check_tracker(config.report_to)
     teacher, student = teacher_config(config), student_config(config)
     blocks = block_count(teacher)
     map_layers(
@@ -60,6 +63,24 @@ def preflight(config: RunConfig) -> None:
         held_out(config, name, split=config.eval_split, limit=1)
     for name in config.dataset_parts:
         held_out(config, name, split="train", limit=1)
+
+
+def _check_tracker(report_to: str) -> None:
+    if report_to == "none":
+        return
+    if find_spec(report_to) is None:
+        raise UserError(
+            f'report_to is "{report_to}" but that package is not installed: pip install "lrd-peft[{report_to}]", or '
+            'set report_to to "none"'
+        )
+    if report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        if wandb.api.api_key is None:
+            raise UserError(
+                'report_to is "wandb" and there is no W&B key here: `wandb login` first, or set WANDB_MODE=offline '
+                "in the environment to write the logs to this machine only"
+            )
 
 
 def teacher_config(config: RunConfig, *, published: bool = False) -> PreTrainedConfig:
