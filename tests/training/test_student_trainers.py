@@ -194,7 +194,11 @@ def test_token_distillation_needs_one_tokenizer(tmp_path: Path):
         tokens(tmp_path, student(num_thoughts=0), teacher=tiny.teacher(**WIDER, num_problems=60))
 
 
-@pytest.mark.parametrize(("name", "value"), [("alpha", 1.5), ("temperature", 0.0)])
-def test_values_that_cannot_be(name: str, value: float, tmp_path: Path):
-    with pytest.raises(UserError, match=f"{name} is {value}"):
-        tokens(tmp_path, student(num_thoughts=0), **{name: value})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"alpha": 1.5}, "distill_alpha is 1.5"), ({"temperature": 0.0}, r"temperature is 0\.0; it must be above 0")],
+    ids=["alpha", "temperature"],
+)
+def test_values_that_cannot_be(options: dict[str, Any], message: str, tmp_path: Path):
+    with pytest.raises(UserError, match=message):
+        tokens(tmp_path, student(num_thoughts=0), **options)
