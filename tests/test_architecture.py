@@ -17,6 +17,7 @@ MAX_LINES = 400
 MAX_HELP_SECONDS = 0.5
 TORCH_FREE = (
     "config",
+    "methods",
     "records",
     "report",
     "files",

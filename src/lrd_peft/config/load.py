@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,10 +126,13 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 def dump_yaml(config: RunConfig) -> str:
     """Return every field as YAML that `load_config` reads back to an equal configuration."""
+    values = config.model_dump(mode="json")
+    # PyYAML writes Unicode's own line breaks as they are, and reads them back as others.
+    breaks = any(mark in json.dumps(values, ensure_ascii=False) for mark in "\x85\u2028\u2029")
     return yaml.safe_dump(
-        config.model_dump(mode="json"),
+        values,
         sort_keys=False,
         default_flow_style=None,
-        allow_unicode=True,
+        allow_unicode=not breaks,
         width=10**6,
     )

@@ -59,6 +59,7 @@ class ThinkingOutput:
         valid: bool [B, P], False where a row has no such position.
         mask: bool [B, P], the positions that a loss may use: valid ones but the first token.
         thoughts: [B, N, H], the inputs at the slots.
+        logits: [labelled positions, V], float32 at least, row by row; None unless asked for.
     """
 
     loss_sum: Tensor
@@ -67,6 +68,7 @@ class ThinkingOutput:
     valid: Tensor
     mask: Tensor
     thoughts: Tensor
+    logits: Tensor | None = None
 
 
 class ThoughtProjection(nn.Sequential):
@@ -207,6 +209,7 @@ class ThinkingModel(nn.Module):
         positions: str = "thoughts+answer",
         forced: Tensor | None = None,
         with_loss: bool = True,
+        with_logits: bool = False,
     ) -> ThinkingOutput:
         """Think through a batch (see `lrd_peft.data.collate.Batch`), and read the loss and the states.
 
@@ -234,9 +237,13 @@ class ThinkingModel(nn.Module):
             thinking.states[0] = torch.cat(parts, dim=1)
         labelled = labels != IGNORED
         loss = thinking.last.new_zeros((), dtype=torch.float32)
-        if with_loss:
+        logits = None
+        if with_loss or with_logits:
             predicting = thinking.last[:, num_thoughts : num_thoughts + labels.shape[1]]
-            loss = F.cross_entropy(head_logits(self.lm, predicting[labelled]), labels[labelled], reduction="sum")
+            logits = head_logits(self.lm, predicting[labelled])
+        if with_loss:
+            assert logits is not None
+            loss = F.cross_entropy(logits, labels[labelled], reduction="sum")
         if keep_all:
             first_token = (question_mask.cumsum(dim=1) == 1) & (question_mask == 1)
             slot_part = torch.ones_like(question_mask[:, :1], dtype=torch.bool).expand(-1, num_thoughts)
@@ -256,6 +263,7 @@ class ThinkingModel(nn.Module):
             valid=valid,
             mask=mask,
             thoughts=thinking.thoughts,
+            logits=logits if with_logits else None,
         )
 
     def num_parameters(self, *, trainable: bool = False) -> int:

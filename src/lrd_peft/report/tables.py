@@ -11,15 +11,10 @@ from rich.table import Table
 
 from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import Summary, mcnemar, pair_by_id
+from lrd_peft.methods import METHODS
 from lrd_peft.records import Record, read_record, unpack_outcomes
 
-DESCRIPTIONS = {
-    "base": "student, untrained, written steps",
-    "base-latent": "student, untrained, thoughts",
-    "teacher-cot": "teacher, written steps",
-    "teacher-latent": "teacher, thoughts",
-    "latent-lora": "student, LoRA, thoughts",
-}
+DESCRIPTIONS = {name: method.title for name, method in METHODS.items()}
 
 
 def show(run: Path) -> str:
