@@ -70,7 +70,7 @@ def test_flags_go_over_the_base_and_quick_over_the_study(write: Write) -> None:
     assert study.root == Path("elsewhere")
     quick = made(path, quick=True)
     assert (quick.name, quick.seeds, quick.axes["student"]) == ("grid-quick", (7,), ("tiny-student",))
-    assert [cell.label for cell in quick.cells()][0] == "distill_alpha=0,student=tiny-student"
+    assert next(cell.label for cell in quick.cells()) == "distill_alpha=0,student=tiny-student"
     assert {cell.config.epochs for cell in quick.cells()} == {1}
     assert make_study(path, seeds=[1, 1, 0])[0].seeds == (1, 0)
     assert make_study(path, ["--dry_run"])[1] and not make_study(path)[1]
