@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from pydantic import ValidationError
 
 from lrd_peft.config import RunConfig, differences
@@ -102,10 +103,11 @@ def _elsewhere(folder: StudyFolder) -> str:
 
 def write_description(plan: Study, folder: StudyFolder) -> None:
     """Write study.json, with the seeds that earlier calls added."""
-    path = folder.path / "study.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seeds = {int(record.stem.rpartition("--seed")[2]) for record in folder.records.glob("*--seed*.json")}
-    write_json_atomic(path, plan.describe() | {"seeds": sorted(seeds | set(plan.seeds))})
+    lock = folder.path / "locks" / "study.json.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # two shards that begin together would write one temporary file
+        seeds = {int(record.stem.rpartition("--seed")[2]) for record in folder.records.glob("*--seed*.json")}
+        write_json_atomic(folder.path / "study.json", plan.describe() | {"seeds": sorted(seeds | set(plan.seeds))})
 
 
 def run_tasks(tasks: Sequence[Task], workers: Workers, *, label: str) -> dict[str, str]:
