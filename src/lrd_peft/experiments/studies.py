@@ -255,12 +255,12 @@ def _check_fields(fields: Mapping[str, Any], key: str, path: Path) -> None:
 def _explain(error: ValidationError, path: Path, lines: Mapping[str, int]) -> list[str]:
     told = []
     for detail in error.errors():
-        key = str(detail["loc"][0])
-        place = ".".join(str(part) for part in detail["loc"])
-        where = f"{path}, line {lines[key]}" if key in lines else str(path)
+        parts = [str(part) for part in detail["loc"]]
+        place = ".".join(parts)
+        where = f"{path}, line {lines[parts[0]]}" if parts[0] in lines else str(path)
         if detail["type"] == "extra_forbidden":
-            model = Quick if len(detail["loc"]) > 1 else StudyFile
-            told.append(f'{where}: there is no key "{place}".{nearest(str(detail["loc"][-1]), model.model_fields)}')
+            model = Quick if len(parts) > 1 else StudyFile
+            told.append(f'{where}: there is no key "{place}".{nearest(parts[-1], model.model_fields)}')
         elif detail["type"] == "missing":
             told.append(f'{where}: the key "{place}" is missing')
         else:

@@ -65,7 +65,7 @@ class Task:
     """
 
     name: str
-    kind: Literal["teacher", "store", "cell"]
+    kind: Phase | Literal["cell"]
     config: RunConfig
     folder: StudyFolder
     needs: dict[Phase, str]

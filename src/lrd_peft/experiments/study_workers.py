@@ -6,6 +6,7 @@ Both start a task, wait for any to end, and stop what is under way.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -124,12 +125,12 @@ class RayWorkers:
 
     def __init__(self, num_workers: int | None) -> None:
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")  # an extra: type checkers need not have it
         except ImportError:
             raise UserError(
                 "the executor ray needs the package ray: pip install 'lrd-peft[ray]', or leave --executor out"
             ) from None
-        self._ray: Any = ray
+        self._ray = ray
         try:
             if os.environ.get("RAY_ADDRESS"):
                 ray.init(log_to_driver=False)
