@@ -30,7 +30,7 @@ TORCH_FREE = (
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 CODE = [p for folder in ("src", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
-CONFIGS = sorted((ROOT / "configs").rglob("*.y*ml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.y*ml"))  # those below are studies
 
 
 def environment() -> dict[str, str]:

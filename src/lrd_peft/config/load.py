@@ -70,6 +70,11 @@ def parse_request(
 def _read_fields(path: Path) -> dict[str, Any]:
     """Read a YAML file and check each field by itself; rules between fields wait until the flags are in."""
     values, lines = read_yaml(path)
+    for name in values:
+        if name not in Fields.model_fields:
+            line = lines.get(str(name))
+            where = f", line {line}" if line else ""
+            raise UserError(f'{path}{where}: there is no setting "{name}".{nearest_field(str(name))}')
 
     def place(field: str) -> str:
         return f"{path}, line {lines[field]}: " if field in lines else f"{path}: "
@@ -116,11 +121,6 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    for name in values:
-        if name not in Fields.model_fields:
-            line = lines.get(str(name))
-            where = f", line {line}" if line else ""
-            raise UserError(f'{path}{where}: there is no setting "{name}".{nearest_field(str(name))}')
     return values, lines
 
 

@@ -28,14 +28,18 @@ RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
 }
 
 
-def run_phases(config: RunConfig, phases: tuple[str, ...]) -> None:
+def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder | None = None) -> None:
     """Run the phases that are not finished; with all of them done, write the record.
+
+    Args:
+        shared: a folder for phases that several configurations share, instead of one that belongs to this one.
 
     Raises:
         UserError: from a phase, or if the run folder belongs to another configuration.
     """
-    preflight(config)
-    run = RunFolder.claim(config)
+    if shared is None:
+        preflight(config)
+    run = shared or RunFolder.claim(config)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # PEFT still asks transformers for an attribute that has been renamed.
