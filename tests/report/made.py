@@ -56,7 +56,9 @@ def results(dataset: str, share: float, *, seed: int, n: int = 120, writes: bool
     return rows
 
 
-def entry(dataset: str, share: float, *, seed: int, parameters: int, writes: bool = False, n: int = 120) -> dict[str, Any]:
+def entry(
+    dataset: str, share: float, *, seed: int, parameters: int, writes: bool = False, n: int = 120
+) -> dict[str, Any]:
     """Return what a record holds for one method on one data set."""
     rows = results(dataset, share, seed=seed, writes=writes, n=n)
     return {
@@ -103,7 +105,12 @@ def record(
             total_parameters=total,
         ),
         curves=tuple(
-            {"phase": "student", "step": float(step), "loss": 1 + 2 / step, "task": 1.2 + 2 / step + 0.1 * draw.random()}
+            {
+                "phase": "student",
+                "step": float(step),
+                "loss": 1 + 2 / step,
+                "task": 1.2 + 2 / step + 0.1 * draw.random(),
+            }
             | ({"distill": 0.1 + 1 / step} if method == "latent-lora" else {})
             for step in (range(1, 200, 10) if phase == "student" and seconds else ())
         ),
@@ -133,9 +140,15 @@ def all_studies(folder: Path, *, seeds: int = 3) -> Path:
             for seed in every
         ),
     )
-    save(folder / "rank", *(record(seed=s, share=0.4 + 0.03 * r**0.5, lora_r=r) for r in (1, 2, 4, 8, 16, 32, 64) for s in every))
+    save(
+        folder / "rank",
+        *(record(seed=s, share=0.4 + 0.03 * r**0.5, lora_r=r) for r in (1, 2, 4, 8, 16, 32, 64) for s in every),
+    )
     layers = [(1,), (4,), (8,), (12,), (1, 2, 3, 4, 5), (4, 5, 6, 7, 8), (8, 9, 10, 11, 12), tuple(range(1, 13))]
-    save(folder / "layers", *(record(seed=s, share=0.4 + 0.02 * layer[-1], distill_layers=layer) for layer in layers for s in every))
+    save(
+        folder / "layers",
+        *(record(seed=s, share=0.4 + 0.02 * layer[-1], distill_layers=layer) for layer in layers for s in every),
+    )
     sizes = {"teacher:3": 250_000, "teacher:5": 420_000, "teacher:8": 670_000, "teacher:10": 830_000}
     save(
         folder / "size",
@@ -146,7 +159,10 @@ def all_studies(folder: Path, *, seeds: int = 3) -> Path:
             for s in every
         ),
     )
-    save(folder / "positions", *(record(seed=s, positions=p) for p in ("thoughts", "thoughts+answer", "all") for s in every))
+    save(
+        folder / "positions",
+        *(record(seed=s, positions=p) for p in ("thoughts", "thoughts+answer", "all") for s in every),
+    )
     (folder / "methods" / "similarity.json").write_text(json.dumps(similarity_row()), encoding="utf-8")
     (folder / "methods" / "answers.json").write_text(json.dumps(answers()), encoding="utf-8")
     return folder

@@ -111,17 +111,19 @@ class Study:
 
 
 def read_results(place: Path) -> dict[str, Study]:
-    """Return the studies below a results folder by name; a single record or run folder is a study by its name.
+    """Return the studies below a results folder by name.
+
+    A single record or run folder is the only study and stands for `methods`.
 
     Raises:
         UserError: if there is no such place or no record in it, or a file of results is damaged.
     """
     if place.is_file():
-        return {place.stem: Study(place.stem, place.stem, (read_record(place),))}
+        return {"methods": _read_study(place.with_suffix(""), files=[place])}
     if not place.is_dir():
         raise UserError(f"there is no folder of results {place}; `lrd run` and `lrd study` make records")
     if (place / "record.json").is_file():
-        return {place.name: _read_study(place, files=[place / "record.json"])}
+        return {"methods": _read_study(place, files=[place / "record.json"])}
     studies = {}
     own = {path.stem: [path] for path in sorted(place.glob("*.json")) if path.name not in BESIDE}
     folders = {path.name: sorted(path.glob("*.json")) for path in sorted(place.iterdir()) if path.is_dir()}

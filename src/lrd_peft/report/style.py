@@ -84,7 +84,6 @@ RC: dict[str, Any] = {
     "lines.markersize": 5,
     "errorbar.capsize": 2,
     "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "svg.hashsalt": "lrd-peft",
     "svg.fonttype": "path",

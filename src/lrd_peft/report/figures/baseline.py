@@ -133,7 +133,7 @@ def table_picture(table: Table, *, bold: str) -> Figure:
     full = [line for line in lines if any(line[1:])]
     widths = [max(len(line[column]) for line in full) + 2 for column in range(len(table.header))]
     inches, row_height = 0.068 * sum(widths), 0.23
-    figure = Figure(figsize=(inches, row_height * (len(lines) + 2)), layout="none")
+    figure = Figure(figsize=(inches, row_height * (len(lines) + 2)), layout=None)
     axes = figure.add_axes((0.01, 0.0, 0.98, 1.0))
     axes.set_axis_off()
     axes.set_xlim(0, sum(widths))

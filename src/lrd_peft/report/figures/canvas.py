@@ -36,7 +36,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 def panels(count: int, *, width: float = 3.0, height: float = 2.8, share_y: bool = True) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` axes in a row; `width` and `height` are those of one, in inches."""
-    figure = Figure(figsize=(max(width * count, 4.2), height))
+    figure = Figure(figsize=(max(width * count, 4.2), height), layout="constrained")
     grid = figure.subplots(1, count, squeeze=False, sharey=share_y)
     return figure, list(grid[0])
 

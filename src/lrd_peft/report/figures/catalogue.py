@@ -115,10 +115,7 @@ CATALOGUE: tuple[Entry, ...] = (
 
 
 def entries_for(studies: Mapping[str, Study]) -> tuple[Entry, ...]:
-    """Return the catalogue and, for each study with an axis that has no figure in it, one of its own.
-
-    Where the results are a single run or study under another name, it stands for `methods`.
-    """
+    """Return the catalogue and, for each study with an axis that has no figure in it, one of its own."""
     named = {name for entry in CATALOGUE for name in entry.studies}
     more = tuple(
         Entry(

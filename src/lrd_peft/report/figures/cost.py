@@ -40,7 +40,7 @@ def efficiency_pareto(records: Sequence[Record]) -> Figure:
     # One method with a training time is no comparison.
     shown = [name for name, time in times.items() if len({c.method for c in found if time(c) is not None}) > 1]
     shown = shown or ["time a problem, milliseconds"]
-    figure = Figure(figsize=(2.9 * len(datasets), 0.9 + 2.4 * len(shown)))
+    figure = Figure(figsize=(2.9 * len(datasets), 0.9 + 2.4 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), len(datasets), squeeze=False, sharey="row")
     for row, name in enumerate(shown):
         for column, dataset in enumerate(datasets):
@@ -132,7 +132,7 @@ def radar_comparison(records: Sequence[Record]) -> Figure:
     names = ("accuracy", "few\nparameters", "training\nspeed", "small\nmemory", "answering\nspeed")
     best = [max(values[axis] for values in profiles.values()) for axis in range(len(names))]
     angles = [2 * math.pi * axis / len(names) for axis in range(len(names))]
-    figure = Figure(figsize=(5.6, 5.0))
+    figure = Figure(figsize=(5.6, 5.0), layout="constrained")
     panel = figure.add_subplot(projection="polar")
     panel.set_theta_offset(math.pi / 2)  # pyright: ignore[reportAttributeAccessIssue]
     panel.set_theta_direction(-1)  # pyright: ignore[reportAttributeAccessIssue]

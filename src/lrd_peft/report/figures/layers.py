@@ -25,7 +25,7 @@ def layer_similarity(similarity: Similarity | None) -> Figure:
     if any(value is not None for line in similarity.cosine for value in line):
         maps.append(("cosine", similarity.cosine, -1.0))
     rows, columns = len(similarity.teacher_layers), len(similarity.student_layers)
-    figure = Figure(figsize=(len(maps) * (1.4 + 0.34 * columns), 1.3 + 0.26 * rows))
+    figure = Figure(figsize=(len(maps) * (1.4 + 0.34 * columns), 1.3 + 0.26 * rows), layout="constrained")
     grid = figure.subplots(1, len(maps), squeeze=False)
     for panel, (title, matrix, low) in zip(grid[0], maps, strict=True):
         values = np.array([[np.nan if v is None else v for v in line] for line in matrix], dtype=float)

@@ -40,7 +40,9 @@ def domain_performance(records: Sequence[Record]) -> Figure:
     subjects = {d: sorted({s for c in found if c.dataset == d for s in c.by_subject()}) for d in datasets}
     most = max(map(len, subjects.values()))
     rows = 2 if most else 1
-    figure = Figure(figsize=(2.9 * len(datasets), 2.6 + (0.9 + 0.1 * most * len(methods) if most else 0)))
+    figure = Figure(
+        figsize=(2.9 * len(datasets), 2.6 + (0.9 + 0.1 * most * len(methods) if most else 0)), layout="constrained"
+    )
     ratios = [2.4, 0.5 + 0.1 * most * len(methods)][:rows]
     grid = figure.subplots(rows, len(datasets), squeeze=False, height_ratios=ratios)
     for column, dataset in enumerate(datasets):
