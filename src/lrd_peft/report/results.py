@@ -125,12 +125,11 @@ def read_results(place: Path) -> dict[str, Study]:
     if (place / "record.json").is_file():
         return {"methods": _read_study(place, files=[place / "record.json"])}
     studies = {}
-    own = {path.stem: [path] for path in sorted(place.glob("*.json")) if path.name not in BESIDE}
-    folders = {path.name: sorted(path.glob("*.json")) for path in sorted(place.iterdir()) if path.is_dir()}
-    for name, files in {**own, **folders}.items():
-        records = [path for path in files if path.name not in BESIDE and _holds_record(path)]
+    for path in sorted(place.iterdir()):
+        files = [path] if path.suffix == ".json" else sorted(path.glob("*.json")) if path.is_dir() else []
+        records = [each for each in files if each.name not in BESIDE and _holds_record(each)]
         if records:
-            studies[name] = _read_study(place / name, files=records)
+            studies[path.stem] = _read_study(place / path.stem, files=records)
     if not studies:
         raise UserError(f"there is no record in {place}; `lrd run` and `lrd study` make records")
     return studies
@@ -143,7 +142,20 @@ def find_axis(name: str, records: Sequence[Record]) -> str | None:
     varied = [field for field in fields if len({json.dumps(record.config.get(field)) for record in records}) > 1]
     if known in varied:
         return known
-    return varied[0] if len(varied) == 1 else None
+    # Several methods under another name are compared with each other, not along a field.
+    return varied[0] if len(varied) == 1 and len({record.method for record in records}) == 1 else None
+
+
+def read_study(folder: Path) -> Study:
+    """Return the study of one folder.
+
+    Raises:
+        UserError: if there is no record in it, or a file is damaged.
+    """
+    files = [path for path in sorted(folder.glob("*.json")) if path.name not in BESIDE and _holds_record(path)]
+    if not files:
+        raise UserError(f"there is no record in {folder}; `lrd run` and `lrd study` make records")
+    return _read_study(folder, files=files)
 
 
 def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
