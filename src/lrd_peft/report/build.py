@@ -9,7 +9,7 @@ from pathlib import Path
 from lrd_peft.progress import Progress
 from lrd_peft.report.cells import NothingToDraw
 from lrd_peft.report.figures.canvas import to_pdf, to_png
-from lrd_peft.report.figures.catalogue import METHODS, draw, entries_for
+from lrd_peft.report.figures.catalogue import METHODS, draw, entries_for, in_preference
 from lrd_peft.report.main_table import Table, main_table, sweep_table
 from lrd_peft.report.page import PageFigure, describe, render_page
 from lrd_peft.report.results import Study, read_results
@@ -50,7 +50,8 @@ def build(place: Path, output: Path, *, reference: bool = False) -> list[str]:
                 continue
             _write(files[0], to_png(figure))
             _write(files[1], to_pdf(figure))
-            figures.append(PageFigure(entry.file, entry.caption, describe(study), to_png(figure, dpi=PAGE_DPI)))
+            if entry.draw_on_page:
+                figures.append(PageFigure(entry.file, entry.caption, describe(study), to_png(figure, dpi=PAGE_DPI)))
             lines.append(f"drawn    {entry.file}  {describe(study)}")
     for name, table in tables(studies, reference=reference).items():
         _write(output / f"{name}.md", table.markdown().encode())
@@ -73,7 +74,7 @@ def tables(studies: Mapping[str, Study], *, reference: bool = False) -> dict[str
 
 def main_study(studies: Mapping[str, Study]) -> Study:
     """Return the study of verdict and table: `methods`, else the demo, else the first."""
-    return next((studies[name] for name in METHODS if name in studies), next(iter(studies.values())))
+    return next(iter([*in_preference(METHODS, studies), *studies.values()]))
 
 
 def _write(path: Path, data: bytes) -> None:

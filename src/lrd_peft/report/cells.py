@@ -63,13 +63,12 @@ class Cell:
         return mean_estimate([getattr(summary, name) for summary in self.summaries.values()])
 
     def training_seconds(self) -> Estimate | None:
-        """Return the time of the method's own training: the student's, or the teacher's of a run without a student.
+        """Return the time of the method's own training: the student's, or the teacher's where that is the method.
 
         None where no run of this method left its costs, or it trains nothing.
         """
-        times = [
-            costs.wall_seconds.get("student", costs.wall_seconds.get("teacher", 0.0)) for costs in self.costs.values()
-        ]
+        phase = "teacher" if self.method.startswith("teacher") else "student"
+        times = [costs.wall_seconds.get(phase, 0.0) for costs in self.costs.values()]
         return mean_estimate(times) if times and max(times) > 0 else None
 
     def share(self, counts: Sequence[tuple[int, int]]) -> Estimate:

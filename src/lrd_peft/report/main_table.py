@@ -79,7 +79,7 @@ def main_table(records: Sequence[Record], *, reference: bool = False) -> Table:
         row = [method_style(method).label]
         for dataset in datasets:
             test = tests.get((method, dataset))
-            row += [with_interval(own[dataset].accuracy) if dataset in own else "", _p_values(test)]
+            row += [with_interval(own[dataset].accuracy) if dataset in own else "", p_values(test)]
         any_cell = next(iter(own.values()))
         complete = len(own) == len(datasets)
         row += [
@@ -159,7 +159,8 @@ def p_text(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def _p_values(test: PairedTest | None) -> str:
+def p_values(test: PairedTest | None) -> str:
+    """Return "p over the problems / p over the seeds", as far as there are such; "" without a test."""
     if test is None:
         return ""
     seeds = "" if test.p_seeds is None else f" / {p_text(test.p_seeds)}"

@@ -32,6 +32,8 @@ AXES = {
     "thoughts_from": "thoughts_from",
     "thoughts": "max_stage",
 }
+# What the small variant of a study adds to its name.
+QUICK = "-quick"
 BESIDE = ("study.json", "similarity.json", "answers.json")
 # These never make two runs of one cell differ in what was asked.
 _NO_AXIS = frozenset(
@@ -137,7 +139,7 @@ def read_results(place: Path) -> dict[str, Study]:
 
 def find_axis(name: str, records: Sequence[Record]) -> str | None:
     """Return the field along which the records vary, or None if none or several do and the name does not tell."""
-    known = AXES.get(name)
+    known = AXES.get(name.removesuffix(QUICK))
     fields = sorted({field for record in records for field in record.config} - _NO_AXIS)
     varied = [field for field in fields if len({json.dumps(record.config.get(field)) for record in records}) > 1]
     if known in varied:
@@ -162,6 +164,8 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
     records = tuple(read_record(path) for path in files)
     about = _read_json(folder / "study.json", dict) or {}
     axis = (about.get("axis") or {}).get("field") or find_axis(folder.name, records)
+    if axis == "method":  # methods are compared with each other, not along a field
+        axis = None
     similarity, answers = _read_json(folder / "similarity.json", dict), _read_json(folder / "answers.json", list)
     try:
         return Study(

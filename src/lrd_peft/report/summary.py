@@ -9,7 +9,7 @@ from typing import Any
 from lrd_peft.config import RunConfig
 from lrd_peft.records import Record
 from lrd_peft.report.cells import Cell, against_ours, cells, dataset_order
-from lrd_peft.report.main_table import Table, p_text, with_interval
+from lrd_peft.report.main_table import Table, p_values, with_interval
 from lrd_peft.report.results import Study
 from lrd_peft.report.style import OURS, dataset_label, in_order, method_style
 
@@ -19,8 +19,8 @@ SIGNIFICANT = 0.05
 def verdict(records: Sequence[Record]) -> list[str]:
     """Return one sentence a data set: how latent-lora stands against each other method.
 
-    "Above" and "below" need p < 0.05 over the problems and, where there are several seeds, over the seeds too; all else
-    is "not told apart from".
+    In brackets stand the other's accuracy and p over the problems / over the seeds. "Above" and "below" need p < 0.05
+    over the problems and, where there are several seeds, over the seeds too; all else is "not told apart from".
     """
     found = cells(records)
     tests = against_ours(found)
@@ -34,7 +34,8 @@ def verdict(records: Sequence[Record]) -> list[str]:
             test = tests[method, dataset]
             sure = test.p_problems < SIGNIFICANT and (test.p_seeds is None or test.p_seeds < SIGNIFICANT)
             side = "not told apart from" if not sure else "above" if test.difference > 0 else "below"
-            sides[side].append(f"{method_style(method).label} ({-test.difference:+.1%}, p = {p_text(test.p_problems)})")
+            other = next(cell for cell in found if (cell.method, cell.dataset) == (method, dataset))
+            sides[side].append(f"{method_style(method).label} ({other.accuracy.mean:.1%}, p {p_values(test)})")
         parts = [f"{side} {_listed(names)}" for side, names in sides.items() if names]
         seeds = f"{ours.num_seeds} seed{'s' if ours.num_seeds > 1 else ''}"
         sentences.append(

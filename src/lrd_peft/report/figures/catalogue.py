@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ from lrd_peft.report.figures.layers import layer_similarity
 from lrd_peft.report.figures.problems import calibration, domain_performance, error_breakdown
 from lrd_peft.report.figures.sweeps import alpha_sensitivity, layer_selection, lora_rank_analysis, sweep
 from lrd_peft.report.figures.training import training_curves
-from lrd_peft.report.results import Study
+from lrd_peft.report.results import QUICK, Study
 from lrd_peft.report.style import field_label
 
 
@@ -27,12 +27,14 @@ class Entry:
         studies: the studies it may be drawn from, the best first.
         caption: what one sees.
         draw: from a study, and whether to add SPEC.md's claims where the figure has room for them.
+        draw_on_page: the page has no table of its own that says the same.
     """
 
     file: str
     studies: tuple[str, ...]
     caption: str
     draw: Callable[[Study, bool], Figure]
+    draw_on_page: bool = True
 
 
 # A single run tells what a methods study tells, with less to compare.
@@ -44,6 +46,7 @@ CATALOGUE: tuple[Entry, ...] = (
         METHODS,
         "Table 1. Accuracy of every method on the held-out problems, with 95% intervals and paired tests.",
         lambda study, reference: main_results(study.records, reference=reference),
+        draw_on_page=False,
     ),
     Entry(
         "fig1_comprehensive_baseline",
@@ -116,7 +119,7 @@ CATALOGUE: tuple[Entry, ...] = (
 
 def entries_for(studies: Mapping[str, Study]) -> tuple[Entry, ...]:
     """Return the catalogue and, for each study with an axis that has no figure in it, one of its own."""
-    named = {name for entry in CATALOGUE for name in entry.studies}
+    named = {name for entry in CATALOGUE for study in entry.studies for name in (study, study + QUICK)}
     more = tuple(
         Entry(
             f"study_{study.name}",
@@ -130,13 +133,18 @@ def entries_for(studies: Mapping[str, Study]) -> tuple[Entry, ...]:
     return CATALOGUE + more
 
 
+def in_preference(names: Sequence[str], studies: Mapping[str, Study]) -> list[Study]:
+    """Return those of the named studies that are there, in their order, each before its quick variant."""
+    return [studies[name] for wanted in names for name in (wanted, wanted + QUICK) if name in studies]
+
+
 def draw(entry: Entry, studies: Mapping[str, Study], *, reference: bool = False) -> tuple[Figure, Study]:
     """Draw a figure from the first of its studies that is there and can be drawn; return that study too.
 
     Raises:
         NothingToDraw: if there is none; the message says which study is missing, or what its records lack.
     """
-    present = [studies[name] for name in entry.studies if name in studies]
+    present = in_preference(entry.studies, studies)
     if not present:
         names = " or ".join(f'"{name}"' for name in entry.studies)
         raise NothingToDraw(f"no records of the study {names}")
