@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -74,10 +75,14 @@ class Browser:
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
+    def visible_text(self) -> str:
+        """Return the texts that have a box on the page, without the page's own scripts running."""
+        tree = self._ask("DOMSnapshot.captureSnapshot", computedStyles=[])
+        layout = tree["documents"][0]["layout"]
+        return " ".join(tree["strings"][index] for index in layout["text"] if index >= 0)
+
     def picture(self) -> bytes:
         """Return what one sees, as PNG."""
-        import base64
-
         return base64.b64decode(self._ask("Page.captureScreenshot")["data"])
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -47,6 +47,7 @@ _NUMBER = re.compile(
 )
 _MARK = re.compile(r"<!-- from\b.*?-->", re.DOTALL)
 _BLOCK = re.compile(r"(<!-- table (?P<source>\S+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
+_CODE = re.compile(r"^```.*?^```|^ {4}[^\n]*", re.DOTALL | re.MULTILINE)
 _BLOCK_EDGE = re.compile(r"<!-- /?table\b")
 
 
@@ -99,15 +100,15 @@ def corrected(text: str, *, root: Path, name: str) -> tuple[str, list[str]]:
             wrong.append(f"{name}:{line}: the table does not follow from {match['source']}; `lrd report --update`")
         return match[1] + body + match[4]
 
-    if len(_MARK.findall(text)) != len(_NUMBER.findall(text)):
-        alone = {mark.group() for mark in _MARK.finditer(text)} - {
-            _MARK.search(found.group()).group()  # pyright: ignore[reportOptionalMemberAccess]
-            for found in _NUMBER.finditer(text)
-        }
-        raise UserError(f"{name}: no number stands before, or the form is wrong: {'; '.join(sorted(alone))}")
+    # A mark in an example is none.
+    text = _CODE.sub(lambda code: code[0].replace("<!--", "<!\0-"), text)
+    ends = {found.end() for found in _NUMBER.finditer(text)}
+    alone = [mark.group() for mark in _MARK.finditer(text) if mark.end() not in ends]
+    if alone:
+        raise UserError(f"{name}: no number stands before, or the form is wrong: {'; '.join(alone)}")
     if len(_BLOCK_EDGE.findall(text)) != 2 * len(_BLOCK.findall(text)):
         raise UserError(f"{name}: a <!-- table ... --> lacks its <!-- /table -->, or names no source")
-    return _BLOCK.sub(block, _NUMBER.sub(number, text)), wrong
+    return _BLOCK.sub(block, _NUMBER.sub(number, text)).replace("<!\0-", "<!--"), wrong
 
 
 def study_facts(study: Study) -> dict[str, Any]:

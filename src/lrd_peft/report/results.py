@@ -3,7 +3,7 @@
 results/
   methods/            a study: a folder with at least one record
     study.json        optional: name, title, axis {field, values}, command
-    *.json            records, one a cell and seed
+    *.json            records, one a cell and seed; or records/*.json, where `lrd study` leaves them
     similarity.json   optional: see `similarity.Similarity`
     answers.json      optional: see `Answer`
   demo.json           a record that stands alone: a study of its own, by its file's name
@@ -128,10 +128,10 @@ def read_results(place: Path) -> dict[str, Study]:
         return {"methods": _read_study(place, files=[place / "record.json"])}
     studies = {}
     for path in sorted(place.iterdir()):
-        files = [path] if path.suffix == ".json" else sorted(path.glob("*.json")) if path.is_dir() else []
-        records = [each for each in files if each.name not in BESIDE and _holds_record(each)]
-        if records:
-            studies[path.stem] = _read_study(place / path.stem, files=records)
+        if path.is_dir() and (records := _record_files(path)):
+            studies[path.name] = _read_study(path, files=records)
+        elif path.suffix == ".json" and path.name not in BESIDE and _holds_record(path):
+            studies[path.stem] = _read_study(path.with_suffix(""), files=[path])
     if not studies:
         raise UserError(f"there is no record in {place}; `lrd run` and `lrd study` make records")
     return studies
@@ -154,7 +154,7 @@ def read_study(folder: Path) -> Study:
     Raises:
         UserError: if there is no record in it, or a file is damaged.
     """
-    files = [path for path in sorted(folder.glob("*.json")) if path.name not in BESIDE and _holds_record(path)]
+    files = _record_files(folder)
     if not files:
         raise UserError(f"there is no record in {folder}; `lrd run` and `lrd study` make records")
     return _read_study(folder, files=files)
@@ -179,6 +179,11 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"similarity.json or answers.json in {folder} is of another form: {error!r}") from error
+
+
+def _record_files(folder: Path) -> list[Path]:
+    files = sorted([*folder.glob("*.json"), *(folder / "records").glob("*.json")])
+    return [path for path in files if path.name not in BESIDE and _holds_record(path)]
 
 
 def _holds_record(path: Path) -> bool:

@@ -10,7 +10,7 @@ from lrd_peft.config import RunConfig
 from lrd_peft.records import Record
 from lrd_peft.report.cells import Cell, against_ours, cells, dataset_order
 from lrd_peft.report.main_table import Table, p_values, with_interval
-from lrd_peft.report.results import Study
+from lrd_peft.report.results import QUICK, Study
 from lrd_peft.report.style import OURS, dataset_label, in_order, method_style
 
 SIGNIFICANT = 0.05
@@ -88,7 +88,8 @@ def commands(study: Study) -> list[str]:
     if study.command is not None:
         return [study.command]
     if len(study.records) > 1:
-        return [f"lrd study {study.name}"]
+        quick = " --quick" if study.name.endswith(QUICK) else ""
+        return [f"lrd study {study.name.removesuffix(QUICK)}{quick}"]
     return [run_command(record.config) for record in study.records]
 
 
