@@ -39,7 +39,7 @@ check: install ## lint, format, types, import contracts, numbers in README.md an
 	$(BIN)/lint-imports
 	$(BIN)/lrd report --check
 
-figures: install ## every table and figure of results/ and one page, into enhanced_figures/ (about a minute)
+figures: install ## every table and figure of results/ and one page, into enhanced_figures/ (within a minute)
 	$(BIN)/lrd report
 
 clean: ## remove builds, caches and measurements; runs and .venv stay

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
@@ -73,7 +74,7 @@ def test_every_point_of_a_sweep_has_an_interval() -> None:
 def test_rank_draws_parameters_and_time_beside_accuracy() -> None:
     figure = lora_rank_analysis([record(seed=seed, lora_r=r) for r in (1, 8) for seed in (0, 1)])
     assert [panel.get_title() for panel in figure.axes] == ["accuracy", "trained parameters", "training time, seconds"]
-    assert list(figure.axes[1].lines[0].get_ydata()) == [160_528, 160_528]
+    assert np.asarray(figure.axes[1].lines[0].get_ydata()).tolist() == [160_528, 160_528]
 
 
 def test_layers_stand_as_single_ones_then_ranges() -> None:
@@ -161,7 +162,7 @@ def test_pareto_has_training_time_only_where_two_methods_left_it() -> None:
 
 def test_radar_is_relative_to_the_best() -> None:
     figure = radar_comparison(METHODS)
-    shares = {str(line.get_label()): [float(y) for y in line.get_ydata()] for line in figure.axes[0].lines}
+    shares = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines}
     assert set(shares) == {"Distill + LoRA", "Latent + LoRA (ours)"}  # the base trains nothing
     assert [max(each) for each in zip(*shares.values(), strict=True)] == pytest.approx([1.0] * 6)
     with pytest.raises(NothingToDraw, match="fewer than two methods"):

@@ -67,7 +67,7 @@ FIELDS: dict[str, str] = {
     "max_stage": "thoughts",
 }
 
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
     "font.size": 8,
     "axes.titlesize": 9,

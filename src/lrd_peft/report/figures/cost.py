@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -149,8 +150,9 @@ def radar_comparison(records: Sequence[Record]) -> Figure:
             label=style.label,
         )
     panel.set_xticks(angles, names)
+    sides: dict[str, Literal["left", "right"]] = {names[1]: "left", names[-1]: "right"}
     for name, label in zip(names, panel.get_xticklabels(), strict=True):
-        label.set_horizontalalignment({"few": "left", "answering": "right"}.get(name.split()[0], "center"))
+        label.set_horizontalalignment(sides.get(name, "center"))
     panel.tick_params(axis="x", pad=4)
     panel.set_ylim(0, 1.02)
     panel.set_yticks([0.25, 0.5, 0.75, 1.0], ["25%", "50%", "75%", "best"], fontsize=6.5, color="#555555")
