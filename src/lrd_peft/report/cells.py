@@ -114,8 +114,8 @@ def cells(records: Iterable[Record], *, by: str | None = None, own: bool = False
                 if own and not mine:
                     continue
                 method = method_name(record) if mine and not own else name
-                merged = by is None or (by == "student" and name.startswith("teacher"))
-                value = None if merged else record.config.get(by)
+                merged = by == "student" and name.startswith("teacher")
+                value = None if by is None or merged else record.config.get(by)
                 key = (method, dataset, json.dumps(value, sort_keys=True))
                 cell = found.setdefault(key, Cell(method, dataset, value, entry["total_parameters"]))
                 if mine:
