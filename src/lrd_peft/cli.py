@@ -25,12 +25,12 @@ class Command:
 
     Attributes:
         help: one line for `lrd --help`.
-        run: does it, from the arguments after its name.
+        run: does it, from the arguments after its name; may return an exit status.
         resumes: the same command again goes on where it stopped.
     """
 
     help: str
-    run: Callable[[Sequence[str]], None]
+    run: Callable[[Sequence[str]], int | None]
     resumes: bool = False
 
 
@@ -122,6 +122,31 @@ def _show(arguments: Sequence[str]) -> None:
     print(show(run))
 
 
+def _report(arguments: Sequence[str]) -> int | None:
+    parser = _Parser("report", COMMANDS["report"].help)
+    parser.add_argument(
+        "results", nargs="?", type=Path, default=Path("results"), help="results folder, run folder or record"
+    )
+    parser.flag("--output_dir", type=Path, help="folder for all of it (default: enhanced_figures, or RUN/report)")
+    parser.flag("--reference", action="store_true", help="draw the specification's claims too, labelled as such")
+    parser.flag("--check", action="store_true", help="only: do the marked numbers of README.md and docs/ follow?")
+    parser.flag("--update", action="store_true", help="only: write the marked numbers and tables anew")
+    found = parser.parse(arguments)
+    if found.check or found.update:
+        from lrd_peft.report.check import check
+
+        lines = check(Path.cwd(), update=found.update)
+        print("\n".join(lines) or "every marked number follows from the records")
+        return USER_ERROR if lines and not found.update else None
+    from lrd_peft.report.build import build
+
+    place = found.results
+    beside = (place.parent if place.is_file() else place) / "report"
+    output = found.output_dir or (Path("enhanced_figures") if place == Path("results") else beside)
+    print("\n".join(build(place, output, reference=found.reference)))
+    return None
+
+
 def _pretrain(arguments: Sequence[str]) -> None:
     parser = _Parser("pretrain", COMMANDS["pretrain"].help)
     parser.add_argument("name", metavar="NAME", help="tiny-teacher or tiny-student")
@@ -208,6 +233,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
     "show": Command("Print the table of a finished run.", _show),
     "study": Command("Run a grid of runs: those that have no record yet.", _study, resumes=True),
+    "report": Command("Draw the tables and figures of all results, and one HTML page.", _report),
     "problems": Command("Print problems as JSON lines.", _problems),
     "pretrain": Command("Make an embedded tiny model again, from its seed.", _pretrain),
 }
@@ -265,8 +291,7 @@ def _dispatch(arguments: list[str]) -> int | None:
         if name.startswith("-"):
             raise UserError(f"flags go after a command, {name} stands alone: lrd run {' '.join(arguments)}")
         raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
-    COMMANDS[name].run(rest)
-    return None
+    return COMMANDS[name].run(rest)
 
 
 def _os_message(error: OSError, *, resumes: bool) -> str:
