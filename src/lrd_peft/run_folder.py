@@ -3,7 +3,7 @@
 config.yaml                resolved configuration
 teacher/cot, teacher/latent    the teacher with written steps, and with thoughts
 store/                     its hidden states
-student/                   a PEFT adapter, our extra tensors, a model card
+student/                   a PEFT adapter or all weights, our extra tensors, a model card
 evaluation/, evaluation.json   graded problems, the table
 record.json                written last
 log.jsonl                  what happened when

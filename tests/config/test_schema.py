@@ -123,6 +123,10 @@ def test_warmup_may_be_a_percentage(written: Any, meant: float) -> None:
         ({"teacher_tuning": "qlora"}, "quantization is not set"),
         ({"quantization": "4bit"}, 'teacher_tuning to "qlora"'),
         ({"dataset": "gsm-mini+"}, "joined by"),
+        ({"method": "latent-lorra"}, 'no method "latent-lorra".*Did you mean "latent-lora"'),
+        ({"methods": ("base", "coddi")}, 'no method "coddi".*Did you mean "codi"'),
+        ({"methods": ("base", "codi")}, "--method codi"),
+        ({"method": "icot", "max_stage": 0}, "set max_stage to 1 or more"),
     ],
 )
 def test_fields_that_do_not_fit_together_are_refused(settings: dict[str, Any], message: str) -> None:

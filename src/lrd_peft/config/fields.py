@@ -16,6 +16,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from lrd_peft.methods import check_method
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -132,7 +134,7 @@ class Fields(BaseModel):
     epochs_last_stage: Annotated[float, Field(ge=0)] | None = None
     """Epochs of the last stage; epochs_per_stage if not given."""
     uniform_prob: Share = 0.0
-    """Share of rows drawn from an earlier stage, against forgetting."""
+    """Share of optimizer steps at a stage drawn from all, against forgetting."""
     teacher_learning_rate: Rate = 1e-4
     """Peak learning rate of the teacher."""
     teacher_batch_size: Count = 16
@@ -148,7 +150,9 @@ class Fields(BaseModel):
     shard_bytes: Count = 64 * 2**20
     """Size at which the store begins a new file."""
 
-    # Phase 3: distil into the student
+    # Phase 3: make the student
+    method: Annotated[Name, AfterValidator(check_method)] = "latent-lora"
+    """How the student is made: latent-lora, latent-full, distill-lora, standard-distill, full-finetune, direct, ..."""
     distill_alpha: Share = 0.1
     """Alpha of L = alpha * L_distill + (1 - alpha) * L_task."""
     distill_layers: Layers = (8, 9, 10, 11, 12)
@@ -161,6 +165,12 @@ class Fields(BaseModel):
     """Distance between a student's and a teacher's hidden state."""
     thoughts_from: Literal["student", "teacher", "annealed"] = "student"
     """Whose thoughts are fed back in training: its own, the stored ones, or from these to those."""
+    token_alpha: Share = 0.5
+    """Alpha of the token losses: alpha * temperature^2 * KL + (1 - alpha) * L_task (standard-distill, distill-lora)."""
+    temperature: Rate = 2.0
+    """Temperature of both token distributions in that KL."""
+    codi_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the distance between thought and written path (codi, pccot)."""
     lora_r: Count = 16
     """LoRA rank."""
     lora_alpha: Count = 32
@@ -187,8 +197,8 @@ class Fields(BaseModel):
     """Course of the learning rate after the warm-up."""
 
     # Evaluation
-    methods: Names = ("base", "teacher-cot", "teacher-latent", "latent-lora")
-    """Methods in the table."""
+    methods: Names = ("base", "teacher-cot", "teacher-latent")
+    """Methods graded beside the run's own, where the run has their models."""
     eval_batch_size: Count = 64
     """Problems in one batch of generation."""
     max_new_tokens: Count | None = None

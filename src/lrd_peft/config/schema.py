@@ -11,6 +11,7 @@ from typing_extensions import Self
 from lrd_peft.config import identity
 from lrd_peft.config.fields import Fields
 from lrd_peft.config.identity import Phase
+from lrd_peft.methods import METHODS, REFERENCES, check_method
 
 
 class RunConfig(Fields):
@@ -52,6 +53,18 @@ class RunConfig(Fields):
                 f'a teacher in {self.quantization} cannot be trained with teacher_tuning "full"; '
                 'set teacher_tuning to "qlora" or leave quantization out'
             )
+        method = METHODS[self.method]
+        if self.max_stage == 0 and (method.rows in ("stages", "both") or method.needs == "teacher/latent"):
+            raise ValueError(
+                f'method "{self.method}" takes steps away, but max_stage is 0 (all steps are written); '
+                "set max_stage to 1 or more"
+            )
+        for name in self.methods:
+            if check_method(name) not in (*REFERENCES, self.method):
+                raise ValueError(
+                    f'methods names "{name}", which a run of its own makes (--method {name}); beside the run\'s '
+                    f"own method there can be {', '.join(REFERENCES)}"
+                )
         if any(not part.strip() for part in self.dataset.split("+")):
             raise ValueError(f'dataset is "{self.dataset}"; it must be a name or names joined by +')
         return self
@@ -81,7 +94,17 @@ class RunConfig(Fields):
     @property
     def stored_layers(self) -> tuple[int, ...]:
         """The teacher layers that the store holds, in rising order."""
-        return tuple(sorted(self.store_layers or self.distill_layers))
+        return identity.stored_layers(self.model_dump())
+
+    @property
+    def needed_phases(self) -> tuple[Phase, ...]:
+        """The phases that the method goes through."""
+        return identity.needed_phases(self.method)
+
+    @property
+    def graded_methods(self) -> tuple[str, ...]:
+        """The methods that the evaluation grades, the run's own last; those without a model are left out there."""
+        return (*(name for name in self.methods if name != self.method), self.method)
 
     @property
     def last_stage_epochs(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from lrd_peft.config import RunConfig
 from lrd_peft.evaluation.metrics import ProblemResult, summarise
 from lrd_peft.evaluation.score import score, written_limit
+from lrd_peft.methods import METHODS, REFERENCES
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.records import pack_outcomes, write_json_atomic
@@ -28,30 +29,41 @@ def _saved_teacher(name: str) -> Loader:
     return lambda config, run: TeacherModel.load(run.teacher / name)
 
 
-# method -> how its model is had, and whether it thinks (else it writes its steps)
-METHODS: dict[str, tuple[Loader, bool]] = {
-    "base": (_base, False),
-    "base-latent": (_base, True),
-    "teacher-cot": (_saved_teacher("cot"), False),
-    "teacher-latent": (_saved_teacher("latent"), True),
-    "latent-lora": (lambda config, run: StudentModel.from_run(run.root), True),
+# How the model of a method that trains no student is had; that of all the others is the run's student.
+LOADERS: dict[str, Loader] = {
+    "base": _base,
+    "base-latent": _base,
+    "teacher-cot": _saved_teacher("cot"),
+    "teacher-latent": _saved_teacher("latent"),
 }
+assert set(LOADERS) == set(REFERENCES)
+
+
+def _available(method: str, run: RunFolder) -> bool:
+    """Whether a run has the model of a method."""
+    needs = METHODS[method].needs
+    return method not in REFERENCES or needs == "nothing" or (run.root / needs).is_dir()
 
 
 def evaluate(config: RunConfig, run: RunFolder) -> None:
     """Grade every method on every data set that is not graded yet, and write evaluation.json."""
     began = time.perf_counter()
-    run.require("student", config)
+    for phase in config.needed_phases[:-1]:
+        run.require(phase, config)
     table: dict[str, dict[str, Any]] = {}
-    for method in config.methods:
+    for method in config.graded_methods:
+        if not _available(method, run):
+            print(f"evaluation: {method} is left out, this run has no {METHODS[method].needs}")
+            continue
         model: ThinkingModel | None = None
-        loader, thinking = METHODS[method]
+        thinking = METHODS[method].thinks
         for dataset in config.evaluated_datasets:
             path = run.evaluation / f"{method}--{_file_name(dataset)}.json"
             graded = _read(path, config)
             if graded is None:
                 if model is None:
-                    model = loader(config, run).eval()
+                    loader = LOADERS.get(method)
+                    model = (StudentModel.from_run(run.root) if loader is None else loader(config, run)).eval()
                     if config.device is not None:
                         model.to(config.device)
                 graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")

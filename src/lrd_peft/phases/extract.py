@@ -33,12 +33,6 @@ def data_fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()[:32]
 
 
-def layers_of(config: RunConfig) -> tuple[int, ...]:
-    """Return the layers that the store of a configuration holds: layer 0, the thoughts, if they are to be fed in."""
-    thoughts = () if config.thoughts_from == "student" else (0,)
-    return tuple(sorted({*config.stored_layers, *thoughts}))
-
-
 @torch.no_grad()
 def write_states(
     teacher: TeacherModel,
@@ -94,7 +88,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"))
     if config.device is not None:
         teacher.to(config.device)
-    layers = layers_of(config)
+    layers = config.stored_layers
     check_layers(teacher.lm, layers)
     encoded = training_problems(config, teacher).encoded
     problems = [row.problem for row in encoded]
