@@ -50,7 +50,7 @@ def page(text: str, record: Mapping[str, Any]) -> str:
             f"{record['load_after']:.1f} after; "
             f"{record['clock']} clock; the whole run took {record['wall_seconds'] / 60:.1f} minutes."
         ),
-        "table": table(rows),
+        "ratios": table(rows),
         "profile": "\n".join(
             ["| operation | share of the step |", "|---|---|"]
             + [f"| `{name}` | {share:.1%} |" for name, share in record["operations"]]

@@ -39,6 +39,14 @@ class Method:
     paper: str = ""
     passes: int | None = None
 
+    @property
+    def begins_with(self) -> Literal["cot", "latent"]:
+        """Which trained teacher's blocks a student begins with, where it begins with a trained teacher's.
+
+        Those of the thinking one if the student thinks and never writes; else those of the one that writes.
+        """
+        return "latent" if self.thinks and self.rows != "both" else "cot"
+
 
 METHODS: dict[str, Method] = {
     "base": Method(

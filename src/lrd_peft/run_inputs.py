@@ -18,8 +18,10 @@ from lrd_peft.errors import UserError
 from lrd_peft.lora import Model, create_lora_model
 from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import context_length
+from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+from lrd_peft.run_folder import RunFolder
 
 # Runs with different seeds are compared on the same held-out problems.
 HELD_OUT_SEED = 0
@@ -44,7 +46,7 @@ def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
         split="train",
         limit=limit,
         data_dir=config.data_dir,
-        seed=config.seed,
+        seed=config.problems_seed,
         steps_style=config.steps_style,
     )
 
@@ -146,6 +148,14 @@ def load_options(config: RunConfig, *, student: bool) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, False)}
 
 
+def start_student(config: RunConfig, run: RunFolder, options: ThinkingOptions, *, method: str) -> StudentModel:
+    """Load the untrained student of a method: the model itself, or blocks of the teacher, as it came or trained."""
+    loading = load_options(config, student=True)
+    if config.student_weights == "trained":
+        loading["teacher"] = str((run.teacher / METHODS[method].begins_with).resolve())
+    return StudentModel(config.student, options=options, **loading)
+
+
 def training_arguments(
     config: RunConfig, *, student: bool, epochs: float, output_dir: Path, name: str
 ) -> TrainingArguments:
@@ -166,7 +176,7 @@ def training_arguments(
         lr_scheduler_type=config.lr_scheduler,
         logging_steps=config.logging_steps,
         save_steps=save_steps,
-        seed=config.seed,
+        seed=config.seed if student else config.problems_seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",
         use_cpu=config.device == "cpu",

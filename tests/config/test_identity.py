@@ -26,6 +26,7 @@ def test_each_field_is_of_one_phase_or_of_none() -> None:
         ({"positions": "all"}, "store"),
         ({"store_layers": (7, 8, 9, 10, 11, 12)}, "store"),
         ({"distill_layers": (8, 9)}, "store"),
+        ({"seed": 1, "teacher_seed": 0}, "student"),
         ({"student": "teacher:4"}, "student"),
         ({"distill_alpha": 0.0}, "student"),
         ({"lora_r": 8}, "student"),
@@ -69,7 +70,7 @@ def test_a_default_spelled_out_changes_nothing(spelled_out: dict[str, Any]) -> N
 def test_differences_name_field_and_both_values() -> None:
     a, b = RunConfig(seed=1, lora_r=8), RunConfig(seed=2, lora_r=8, distill_layers=(8,))
     assert differences(a.phase_fields("store"), b.phase_fields("store")) == [
-        ("seed", 1, 2),
+        ("teacher_seed", 1, 2),
         ("store_layers", (8, 9, 10, 11, 12), (8,)),
     ]
     assert differences({"x": 1}, {"y": (1, 2)}) == [("x", 1, None), ("y", None, (1, 2))]

@@ -12,7 +12,8 @@ import torch
 from lrd_peft.config import RunConfig, dump_yaml, load_config
 from lrd_peft.experiments.runner import run_phases
 from lrd_peft.methods import METHODS, REFERENCES
-from lrd_peft.model.models import StudentModel
+from lrd_peft.model.models import StudentModel, TeacherModel
+from lrd_peft.model.thinking import unwrap
 from lrd_peft.phases.solve import solve
 from lrd_peft.records import read_record
 from lrd_peft.report.tables import show
@@ -105,7 +106,29 @@ def test_a_reference_is_graded_and_recorded_without_a_student(method: str, laten
     assert not (folder / "student").exists()
     of_teacher = method.startswith("teacher")
     assert (record.costs.trainable_parameters > 0) == of_teacher
-    assert record.costs.total_parameters == (986_640 if of_teacher else 424_008)
+    size = StudentModel("tiny-teacher" if of_teacher else "tiny-student").num_parameters()
+    assert record.costs.total_parameters == size
+
+
+@pytest.mark.parametrize("method", ["full-finetune", "latent-lora", "codi"])
+def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    changes = {"student": "teacher:2", "keep_blocks": (0, 11), "student_weights": "trained"}
+    # The teacher moves at once; the student's rate is so small that its weights stay what they were.
+    rates = {"teacher_learning_rate": 1e-2, "warmup_steps": 0, "learning_rate": 1e-30}
+    chosen = config(folder, method, **changes, **rates)
+    run_phases(chosen, PHASES)
+    name = "model.layers.{}.mlp.up_proj.weight"
+    theirs = unwrap(TeacherModel.load(folder / "teacher" / METHODS[method].begins_with).lm).state_dict()
+    untrained = unwrap(StudentModel("tiny-teacher").lm).state_dict()
+    own = unwrap(StudentModel.from_run(folder).lm).state_dict()
+    adapted = METHODS[method].trains == "lora"
+    for place, original in ((0, 0), (1, 11)):
+        kept = own[name.format(place).replace(".weight", ".base_layer.weight" if adapted else ".weight")]
+        torch.testing.assert_close(kept, theirs[name.format(original)])
+        assert not torch.equal(kept, untrained[name.format(original)])
+    graded = read_record(folder / "record.json").metrics["gsm-mini"]
+    assert set(graded) >= {method, "base", "teacher-cot"}
 
 
 def test_full_weights_come_back_as_they_were_trained(tmp_path: Path) -> None:

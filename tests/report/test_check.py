@@ -3,52 +3,59 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from lrd_peft import cli
 from lrd_peft.errors import UserError
+from lrd_peft.records import read_record, write_record
 from lrd_peft.report.check import check, corrected, study_facts
 from lrd_peft.report.results import read_study
 from tests.report import made
 
-NUMBER = "**{}** <!-- from results/demo.json: metrics.gsm-mini.base.summary.accuracy | percent -->"
+NUMBER = "**{}** <!-- from results/one.json: metrics.gsm-mini.latent-lora.summary.accuracy | percent -->"
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, root: Path) -> Path:
-    (tmp_path / "docs").mkdir()
+def checkout(tmp_path: Path) -> Path:
+    """A project with one record, its table and one of its numbers."""
     (tmp_path / "results").mkdir()
-    for name in ("README.md", "docs/method.md", "docs/guide.md", "docs/log.md", "results/demo.json"):
-        shutil.copy(root / name, tmp_path / name)
+    write_record(tmp_path / "results" / "one.json", made.record())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"Ours: {NUMBER.format('1%')}\n\n<!-- table results/one.json -->\n<!-- /table -->\n", "utf-8")
+    assert check(tmp_path, update=True) == ["README.md: updated"]
     return tmp_path
+
+
+def accuracy(checkout: Path) -> float:
+    metrics = read_record(checkout / "results" / "one.json").metrics
+    return metrics["gsm-mini"]["latent-lora"]["summary"]["accuracy"]
 
 
 def test_what_is_committed_follows_from_the_records(root: Path) -> None:
     assert check(root) == []
 
 
-def test_each_digit_of_readmes_table_counts(checkout: Path) -> None:
+def test_each_digit_of_a_table_counts(checkout: Path) -> None:
     readme = checkout / "README.md"
     text = readme.read_text("utf-8")
-    start, end = text.index("<!-- table results/demo.json -->"), text.index("<!-- /table -->")
-    digits = [match.start() for match in re.finditer(r"\d", text[start:end]) if text[start + match.start() - 1] != "/"]
-    places = [start + place for place in digits if place > len("<!-- table results/demo.json -->")]
-    for place in places[:: max(1, len(places) // 10)]:
+    start, end = text.index("<!-- table results/one.json -->"), text.index("<!-- /table -->")
+    digits = [match.start() for match in re.finditer(r"\d", text[start:end])]
+    for place in [start + digit for digit in digits][:: max(1, len(digits) // 10)]:
         readme.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :], "utf-8")
         assert len(check(checkout)) == 1
-        assert "does not follow from results/demo.json" in check(checkout)[0]
+        assert "does not follow from results/one.json" in check(checkout)[0]
     assert check(checkout, update=True) == ["README.md: updated"]
     assert readme.read_text("utf-8") == text
 
 
-def test_a_marked_number_is_held_to_its_record(root: Path) -> None:
-    assert corrected(NUMBER.format("77.3%"), root=root, name="a.md") == (NUMBER.format("77.3%"), [])
-    right, wrong = corrected("One.\n" + NUMBER.format("77.4%"), root=root, name="a.md")
-    assert right == "One.\n" + NUMBER.format("77.3%")
-    assert wrong[0].startswith("a.md:2: 77.4% should be 77.3%")
+def test_a_marked_number_is_held_to_its_record(checkout: Path) -> None:
+    right = NUMBER.format(f"{accuracy(checkout):.1%}")
+    assert corrected(right, root=checkout, name="a.md") == (right, [])
+    text, wrong = corrected("One.\n" + NUMBER.format("77.4%"), root=checkout, name="a.md")
+    assert text == "One.\n" + right
+    assert wrong[0].startswith(f"a.md:2: 77.4% should be {accuracy(checkout):.1%}")
 
 
 @pytest.mark.parametrize(
@@ -56,17 +63,17 @@ def test_a_marked_number_is_held_to_its_record(root: Path) -> None:
     [
         (NUMBER.replace("| percent", "| percents").format("77.3%"), 'Did you mean "percent"'),
         (NUMBER.replace("gsm-mini", "gsm-mimi").format("77.3%"), 'Did you mean "gsm-mini"'),
-        (NUMBER.replace("demo.json", "no.json").format("77.3%"), "there is no results/no.json"),
+        (NUMBER.replace("one.json", "no.json").format("77.3%"), "there is no results/no.json"),
         (NUMBER.replace(".accuracy", "").format("77.3%"), "is no number but dict"),
         (NUMBER.format("many"), "no number stands before"),
-        ("1 <!-- from results/demo.json -->", "no number stands before"),
-        ("<!-- table results/demo.json -->\n", "lacks its"),
+        ("1 <!-- from results/one.json -->", "no number stands before"),
+        ("<!-- table results/one.json -->\n", "lacks its"),
         ("<!-- table results/none -->\n<!-- /table -->", "there is no results/none"),
     ],
 )
-def test_a_mark_that_cannot_be_read_is_refused(root: Path, text: str, message: str) -> None:
+def test_a_mark_that_cannot_be_read_is_refused(checkout: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        corrected(text, root=root, name="a.md")
+        corrected(text, root=checkout, name="a.md")
 
 
 def test_a_mark_in_an_example_is_none(root: Path) -> None:
@@ -110,7 +117,9 @@ def test_the_command_fails_on_a_changed_number(
     monkeypatch.chdir(checkout)
     assert cli.main(["report", "--check"]) is None
     readme = checkout / "README.md"
-    readme.write_text(readme.read_text("utf-8").replace("| 77.3% |", "| 87.3% |"), "utf-8")
+    right = f"| {accuracy(checkout):.1%} |"
+    assert right in readme.read_text("utf-8")
+    readme.write_text(readme.read_text("utf-8").replace(right, "| 0.1% |"), "utf-8")
     assert cli.main(["report", "--check"]) == cli.USER_ERROR
     assert "README.md:" in capsys.readouterr().out
     assert cli.main(["report", "--update"]) is None

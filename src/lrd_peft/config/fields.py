@@ -23,6 +23,7 @@ Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
@@ -81,6 +82,8 @@ class Fields(BaseModel):
     """Which blocks "teacher:N" keeps: evenly spread, the first, both ends, or the first and the very last."""
     keep_blocks: Layers | None = None
     """The very blocks that "teacher:N" keeps, counted from 0; instead of prune_how."""
+    student_weights: Literal["base", "trained"] = "base"
+    """Whose blocks "teacher:N" keeps: those of the teacher as it came, or as phase 1 left it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number type of the computation."""
     quantization: Literal["4bit", "8bit"] | None = None
@@ -197,7 +200,7 @@ class Fields(BaseModel):
     """Course of the learning rate after the warm-up."""
 
     # Evaluation
-    methods: Names = ("base", "teacher-cot", "teacher-latent")
+    methods: Annotated[tuple[Name, ...], AfterValidator(_distinct)] = ("base", "teacher-cot", "teacher-latent")
     """Methods graded beside the run's own, where the run has their models."""
     eval_batch_size: Count = 64
     """Problems in one batch of generation."""
@@ -207,8 +210,10 @@ class Fields(BaseModel):
     # Run
     output_dir: Name = "runs/default"
     """Run folder."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Seed of everything random."""
+    teacher_seed: Seed | None = None
+    """Seed of the training problems and of phase 1, for students of several seeds; seed if not given."""
     device: Annotated[str, AfterValidator(_device_name)] | None = None
     """Device: cpu, cuda, cuda:1, mps, ...; the best there is if not given."""
     report_to: Literal["none", "wandb", "tensorboard", "trackio"] = "none"

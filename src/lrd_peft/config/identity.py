@@ -26,17 +26,18 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
         *("steps_style", "prompt_style", "max_length"),
         *("thoughts_per_step", "max_stage", "thought_projection", "thought_passes", "thought_markers"),
         *("teacher_tuning", "epochs_stage0", "epochs_per_stage", "epochs_last_stage", "uniform_prob"),
-        *("teacher_learning_rate", "teacher_batch_size", "seed"),
+        *("teacher_learning_rate", "teacher_batch_size", "teacher_seed"),
         # both trainings have these
         *("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler"),
     ),
     "store": ("positions", "store_dtype", "store_layers"),
     "student": (
-        *("method", "student", "student_revision", "prune_how", "keep_blocks"),
+        *("method", "student", "student_revision", "prune_how", "keep_blocks", "student_weights"),
         *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
         *("token_alpha", "temperature", "codi_weight"),
         *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs"),
         *_LORA,
+        "seed",
     ),
     "evaluation": (
         *("methods", "eval_datasets", "num_eval_problems", "eval_split", "eval_batch_size", "max_new_tokens"),
@@ -64,11 +65,21 @@ _OF_STUDENT_TRAINING = ("learning_rate", "batch_size", "gradient_accumulation_st
 _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
 
 
-def needed_phases(method: str) -> tuple[Phase, ...]:
-    """Return the phases that a method goes through, in order."""
-    row = METHODS[method]
+def needed_teacher(values: Mapping[str, Any]) -> Literal["none", "cot", "latent"]:
+    """Return which trained teacher the method goes back to: to learn from it, or to begin with its blocks."""
+    row = METHODS[values["method"]]
+    if row.needs in ("store", "teacher/latent"):
+        return "latent"
+    if row.needs == "teacher/cot":
+        return "cot"
+    return "none" if values["student_weights"] == "base" else row.begins_with
+
+
+def needed_phases(values: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """Return the phases that a configuration's method goes through, in order."""
+    row = METHODS[values["method"]]
     skipped: set[Phase] = set()
-    if row.needs == "nothing":
+    if needed_teacher(values) == "none":
         skipped |= {"teacher"}
     if row.needs != "store":
         skipped |= {"store"}
@@ -81,19 +92,20 @@ def _without_effect(values: Mapping[str, Any]) -> set[str]:
     """Return the fields that do nothing with the method of these values."""
     row = METHODS[values["method"]]
     unused = {name for loss, names in _OF_LOSS.items() if loss != row.loss for name in names}
-    if row.needs == "nothing":
+    teacher = needed_teacher(values)
+    if teacher == "none":
         unused |= {*_OF_TEACHER, *_OF_LATER_STAGES}
         if not values["student"].startswith("teacher:"):
             unused |= {"teacher", "teacher_revision"}
-    if row.needs == "teacher/cot":
+    if teacher == "cot":
         unused |= set(_OF_LATER_STAGES)
     if row.needs != "store":
         unused |= set(OWN_FIELDS["store"])
     if row.trains == "nothing":
-        unused |= set(_OF_STUDENT_TRAINING)
-        if row.needs == "nothing":
+        unused |= {*_OF_STUDENT_TRAINING, "seed"}
+        if teacher == "none":
             unused |= set(_OF_ANY_TRAINING)
-    tunes_teacher = row.needs != "nothing" and values["teacher_tuning"] != "full"
+    tunes_teacher = teacher != "none" and values["teacher_tuning"] != "full"
     if row.trains != "lora" and not tunes_teacher:
         unused |= set(_LORA)
     return unused
@@ -103,7 +115,8 @@ def phase_fields(values: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
     """Return the values that decide what the phase produces, with those of the phases before it.
 
     Fields that do nothing with the method are left out. Values that mean the same are made the same: store_layers
-    become what the store really holds, epochs_last_stage becomes epochs_per_stage, eval_datasets the parts of dataset.
+    become what the store really holds, epochs_last_stage becomes epochs_per_stage, teacher_seed becomes seed,
+    eval_datasets the parts of dataset.
     """
     names = [name for earlier in PHASES[: PHASES.index(phase) + 1] for name in OWN_FIELDS[earlier]]
     if values["teacher_tuning"] != "full":
@@ -114,6 +127,8 @@ def phase_fields(values: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
         fields["epochs_last_stage"] = values["epochs_per_stage"]
     if "store_layers" in fields:
         fields["store_layers"] = stored_layers(values)
+    if fields["teacher_seed"] is None:
+        fields["teacher_seed"] = values["seed"]
     if "eval_datasets" in fields and values["eval_datasets"] is None:
         fields["eval_datasets"] = tuple(part.strip() for part in values["dataset"].split("+"))
     return fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 from typing_extensions import Self
@@ -33,6 +33,17 @@ class RunConfig(Fields):
                 )
             if list(self.keep_blocks) != sorted(self.keep_blocks):
                 raise ValueError(f"keep_blocks is {list(self.keep_blocks)}; list them in rising order")
+        if self.student_weights == "trained":
+            if depth is None:
+                raise ValueError(
+                    f'student_weights is "trained", but student is "{self.student}"; only "teacher:N" is made of the '
+                    "teacher's blocks: set student to it, or student_weights to base"
+                )
+            if self.teacher_tuning != "full":
+                raise ValueError(
+                    f'student_weights is "trained", but teacher_tuning "{self.teacher_tuning}" trains none of the '
+                    "blocks themselves; set teacher_tuning to full, or student_weights to base"
+                )
         if self.student_layers is not None and len(self.student_layers) != len(self.distill_layers):
             raise ValueError(
                 f"student_layers names {len(self.student_layers)} layers and distill_layers "
@@ -99,7 +110,12 @@ class RunConfig(Fields):
     @property
     def needed_phases(self) -> tuple[Phase, ...]:
         """The phases that the method goes through."""
-        return identity.needed_phases(self.method)
+        return identity.needed_phases(self.model_dump())
+
+    @property
+    def needed_teacher(self) -> Literal["none", "cot", "latent"]:
+        """The trained teacher that the method goes back to, to learn from it or to begin with its blocks."""
+        return identity.needed_teacher(self.model_dump())
 
     @property
     def graded_methods(self) -> tuple[str, ...]:
@@ -110,6 +126,11 @@ class RunConfig(Fields):
     def last_stage_epochs(self) -> float:
         """Epochs of the curriculum's last stage."""
         return self.epochs_per_stage if self.epochs_last_stage is None else self.epochs_last_stage
+
+    @property
+    def problems_seed(self) -> int:
+        """Seed of the training problems and of phase 1."""
+        return self.seed if self.teacher_seed is None else self.teacher_seed
 
     @property
     def num_thoughts(self) -> int:

@@ -38,7 +38,7 @@ def dry_run(config: RunConfig) -> str:
     """
     method = METHODS[config.method]
     student = student_config(config, published=True)
-    teacher = None if method.needs == "nothing" else teacher_config(config, published=True)
+    teacher = None if config.needed_teacher == "none" else teacher_config(config, published=True)
     num_student, num_teacher = count_parameters(student), count_parameters(teacher) if teacher else 0
     num_problems, question, written, source = _lengths(config)
     work = _work(config, num_teacher, num_student, num_problems, question, written)
@@ -155,7 +155,7 @@ def _work(
         teacher=6.0
         * num_teacher
         * num_problems
-        * (stage0 if method.needs == "teacher/cot" else stage0 + middle + last),
+        * (stage0 if config.needed_teacher == "cot" else stage0 + middle + last),
         store=2.0 * num_teacher * num_problems * thinking if method.needs == "store" else 0.0,
         student=num_problems * config.epochs * (6.0 * num_student * of_student + beside),
     )

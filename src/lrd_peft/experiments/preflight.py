@@ -28,7 +28,7 @@ def preflight(config: RunConfig) -> None:
     _check_tracker(config.report_to)
     method = METHODS[config.method]
     models = {"student": student_config(config)}
-    if method.needs != "nothing":
+    if config.needed_teacher != "none":
         models["teacher"] = teacher_config(config)
     if method.loss == "latent":
         blocks = block_count(models["teacher"])

@@ -100,6 +100,8 @@ class Study:
     def cells(self) -> list[Cell]:
         """Return every cell: the seeds outermost, since cells of one seed share a teacher; then the axes in order.
 
+        What a seed changes nothing about, an untrained model for one, is there once, with the first seed.
+
         Raises:
             UserError: if a cell is no valid configuration, or two have one name.
         """
@@ -107,6 +109,10 @@ class Study:
             dict(zip(self.axes, combination, strict=True)) for combination in itertools.product(*self.axes.values())
         ]
         cells = [self._cell(values, seed) for seed in self.seeds for values in (*grid, *self.also)]
+        found: dict[tuple[str, str], int] = {}
+        for cell in cells:
+            found.setdefault((cell.label, cell.config.fingerprint()), cell.seed)
+        cells = [cell for cell in cells if found[cell.label, cell.config.fingerprint()] == cell.seed]
         names = [cell.name for cell in cells]
         for name in names:
             if names.count(name) > 1:

@@ -20,7 +20,7 @@ from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.saving import save_model
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
-    load_options,
+    start_student,
     student_options,
     training_arguments,
     training_problems,
@@ -37,11 +37,11 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     method = METHODS[config.method]
     assert method.trains != "nothing", f"{config.method} trains no student"
-    if method.needs != "nothing":
-        run.require("store" if method.needs == "store" else "teacher", config)
+    for phase in config.needed_phases[:-2]:
+        run.require(phase, config)
     set_seed(config.seed)
     store = _sound_store(run) if method.needs == "store" else None
-    student = StudentModel(config.student, options=student_options(config), **load_options(config, student=True))
+    student = start_student(config, run, student_options(config), method=config.method)
     for note in student.notes:
         print(note)
     base_parameters = student.num_parameters()

@@ -16,13 +16,13 @@ from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import held_out, load_options, some_training_problems, thinking_options
+from lrd_peft.run_inputs import held_out, some_training_problems, start_student, thinking_options
 
 Loader = Callable[[RunConfig, RunFolder], ThinkingModel]
 
 
-def _base(config: RunConfig, run: RunFolder) -> ThinkingModel:
-    return StudentModel(config.student, options=thinking_options(config), **load_options(config, student=True))
+def _untrained(method: str) -> Loader:
+    return lambda config, run: start_student(config, run, thinking_options(config), method=method)
 
 
 def _saved_teacher(name: str) -> Loader:
@@ -31,18 +31,21 @@ def _saved_teacher(name: str) -> Loader:
 
 # How the model of a method that trains no student is had; that of all the others is the run's student.
 LOADERS: dict[str, Loader] = {
-    "base": _base,
-    "base-latent": _base,
+    "base": _untrained("base"),
+    "base-latent": _untrained("base-latent"),
     "teacher-cot": _saved_teacher("cot"),
     "teacher-latent": _saved_teacher("latent"),
 }
 assert set(LOADERS) == set(REFERENCES)
 
 
-def _available(method: str, run: RunFolder) -> bool:
-    """Whether a run has the model of a method."""
-    needs = METHODS[method].needs
-    return method not in REFERENCES or needs == "nothing" or (run.root / needs).is_dir()
+def _lacks(method: str, config: RunConfig, run: RunFolder) -> str:
+    """Return what a run has not of the model of a method; "" if it has all."""
+    row = METHODS[method]
+    needs = row.needs
+    if needs == "nothing" and config.student_weights == "trained":
+        needs = f"teacher/{row.begins_with}"
+    return "" if method not in REFERENCES or needs == "nothing" or (run.root / needs).is_dir() else needs
 
 
 def evaluate(config: RunConfig, run: RunFolder) -> None:
@@ -52,8 +55,8 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
         run.require(phase, config)
     table: dict[str, dict[str, Any]] = {}
     for method in config.graded_methods:
-        if not _available(method, run):
-            print(f"evaluation: {method} is left out, this run has no {METHODS[method].needs}")
+        if lacking := _lacks(method, config, run):
+            print(f"evaluation: {method} is left out, this run has no {lacking}")
             continue
         model: ThinkingModel | None = None
         thinking = METHODS[method].thinks

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from transformers import set_seed
+
 from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import StageCollator, items
 from lrd_peft.data.problem import Problem
 from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
-from lrd_peft.methods import METHODS
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.saving import read_description, save_model
 from lrd_peft.run_folder import RunFolder
@@ -53,7 +54,7 @@ def stages(config: RunConfig) -> list[Stage]:
     """Return the stages of a configuration, in order: stage 0 alone if the method needs no teacher that thinks."""
     last = config.max_stage
     plan = [Stage(0, config.epochs_stage0, last == 0)]
-    if METHODS[config.method].needs == "teacher/cot":
+    if config.needed_teacher == "cot":
         return plan
     for number in range(1, last + 1):
         epochs = config.last_stage_epochs if number == last else config.epochs_per_stage
@@ -63,6 +64,7 @@ def stages(config: RunConfig) -> list[Stage]:
 
 def train_teacher(config: RunConfig, run: RunFolder) -> None:
     """Run the stages that are not finished yet and mark the phase as done."""
+    set_seed(config.problems_seed)
     plan = stages(config)
     begun = [stage for stage in plan if (run.teacher / stage.folder).is_dir()]
     teacher = _teacher(config, run, begun[-1] if begun else None)
@@ -134,7 +136,7 @@ def _train_stage(
             max_stage=config.max_stage,
             thoughts_per_step=config.thoughts_per_step,
             uniform_prob=config.uniform_prob,
-            seed=config.seed,
+            seed=config.problems_seed,
         ),
         args=training_arguments(config, student=False, epochs=stage.epochs, output_dir=folder, name=name),
         label=f"teacher, stage {stage.number} of {config.max_stage}",
