@@ -113,9 +113,9 @@ def test_a_reference_is_graded_and_recorded_without_a_student(method: str, laten
 @pytest.mark.parametrize("method", ["full-finetune", "latent-lora", "codi"])
 def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    changes = {"student": "teacher:2", "keep_blocks": (0, 11), "student_weights": "trained"}
+    changes: dict[str, Any] = {"student": "teacher:2", "keep_blocks": (0, 11), "student_weights": "trained"}
     # The teacher moves at once; the student's rate is so small that its weights stay what they were.
-    rates = {"teacher_learning_rate": 1e-2, "warmup_steps": 0, "learning_rate": 1e-30}
+    rates: dict[str, Any] = {"teacher_learning_rate": 1e-2, "warmup_steps": 0, "learning_rate": 1e-30}
     chosen = config(folder, method, **changes, **rates)
     run_phases(chosen, PHASES)
     name = "model.layers.{}.mlp.up_proj.weight"
