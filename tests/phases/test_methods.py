@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,29 @@ def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_pa
         assert not torch.equal(kept, untrained[name.format(original)])
     graded = read_record(folder / "record.json").metrics["gsm-mini"]
     assert set(graded) >= {method, "base", "teacher-cot"}
+
+
+def test_a_student_trains_for_a_given_time(tmp_path: Path) -> None:
+    runs = []
+    for seconds in (0.6, 2.4):
+        folder = tmp_path / f"{seconds}"
+        chosen = config(folder, "full-finetune", max_seconds=seconds, methods=())
+        run_phases(chosen, PHASES)
+        noted = json.loads((folder / "student_steps.json").read_text())
+        assert noted["steps"] == max(1, int(seconds / noted["seconds_per_step"]))
+        record = read_record(folder / "record.json")
+        assert [row for row in record.curves if row["phase"] == "student"][-1]["step"] == noted["steps"]
+        runs.append(noted)
+    # The clock of a busy machine is rough, and yet four times the time is more steps.
+    assert runs[1]["steps"] > runs[0]["steps"]
+    # A run that goes on keeps the number that it began with.
+    (folder / "student.done.json").unlink()
+    shutil.rmtree(folder / "student")
+    (folder / "student_steps.json").write_text('{"steps": 3}')
+    run_phases(chosen, ("student",))
+    assert StudentModel.from_run(folder) is not None
+    note = json.loads((folder / "student.done.json").read_text())
+    assert note["curve"][-1]["step"] == 3
 
 
 def test_full_weights_come_back_as_they_were_trained(tmp_path: Path) -> None:
