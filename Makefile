@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,smollm2,tensorboard,wandb
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check figures bench clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -32,11 +32,18 @@ demo: install ## the main job, small: teacher, store, student, evaluation (a few
 test: install ## all tests in WORKERS=2 processes, with line coverage of at least 90%
 	OMP_NUM_THREADS=1 LRD_CHECK_TYPES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
-check: install ## lint, format, types, import contracts
+check: install ## lint, format, types, import contracts, numbers in README.md and docs/ against their records
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/lrd report --check
+
+figures: install ## every table and figure of results/ and one page, into enhanced_figures/ (within a minute)
+	$(BIN)/lrd report
+
+bench: install ## speed as ratios, under ten minutes (QUICK=1: under two; WRITE=1: fill docs/performance.md; CLOCK=cpu; ONLY=store)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(CLOCK),--clock $(CLOCK)) $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove builds, caches and measurements; runs and .venv stay
 	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

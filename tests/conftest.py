@@ -23,6 +23,7 @@ _CHECKED_ROOMS = [
     "lrd_peft.lora",
     "lrd_peft.model",
     "lrd_peft.store",
+    "lrd_peft.student_trainers",
     "lrd_peft.trainer",
 ]
 if os.environ.get("LRD_CHECK_TYPES") == "1":

@@ -17,6 +17,7 @@ MAX_LINES = 400
 MAX_HELP_SECONDS = 0.5
 TORCH_FREE = (
     "config",
+    "methods",
     "records",
     "report",
     "files",
@@ -29,7 +30,7 @@ TORCH_FREE = (
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 CODE = [p for folder in ("src", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
-CONFIGS = sorted((ROOT / "configs").rglob("*.y*ml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.y*ml"))  # those below are studies
 
 
 def environment() -> dict[str, str]:

@@ -167,6 +167,23 @@ def test_problems_prints_json_lines_and_its_report_apart(stand_in: Any, capsys: 
     }
 
 
+def test_a_study_gets_its_flags_and_leaves_those_of_a_run(stand_in: Any) -> None:
+    calls: list[Any] = []
+    stand_in("lrd_peft.experiments.study_run", study=lambda *names, **settings: calls.append((names, settings)))
+    own = ["--seeds", "0", "3", "--quick", "--keep-students", "--shard", "2/8", "--workers", "4"]
+    assert not cli.main(["study", "alpha", "--lora_r", "8", *own, "--distill-layers", "8", "9", "--dry_run"])
+    [(names, settings)] = calls
+    assert names == ("alpha", ["--lora_r", "8", "--distill-layers", "8", "9", "--dry_run"])
+    assert settings == {
+        "quick": True,
+        "seeds": [0, 3],
+        "shard": "2/8",
+        "num_workers": 4,
+        "executor": "local",
+        "keep_students": True,
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -183,6 +200,12 @@ def test_problems_prints_json_lines_and_its_report_apart(stand_in: Any, capsys: 
         (["problems", "gsm-mini", "--seed", "x"], "argument --seed: invalid int value"),
         (["pretrain", "tiny-student", "--scale", "nan"], "--scale is nan; it must be above 0"),
         (["pretrain", "tiny-student", "--num_threads", "0"], "--num_threads is 0; it must be at least 1"),
+        (["study"], "required: NAME. See lrd study --help."),
+        (["study", "no-such-study"], 'there is no study "no-such-study"'),
+        (["study", "alpha", "--worker", "3"], 'unknown flag --worker. Did you mean "--workers"?'),
+        (["study", "alpha", "--lora_rr", "3"], 'unknown flag --lora_rr. Did you mean "--lora_r"?'),
+        (["study", "alpha", "--workers", "0"], "--workers is 0; it must be at least 1"),
+        (["study", "alpha", "--executor", "slurm"], '--executor is "slurm"; it must be local or ray'),
         (["solve", "no/such/run", "q"], "there is no run"),
         (["solve", "."], "required: QUESTION"),
         (["show"], "required: RUN"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
-from lrd_peft.curriculum import Item, StageCollator, items, row_at
+from lrd_peft.curriculum import Item, StageCollator, row_at
 from lrd_peft.data.collate import Row
 from lrd_peft.data.encoding import Encoded
 from lrd_peft.data.problem import Problem
@@ -69,13 +72,10 @@ def test_a_batch_has_its_stage_and_the_last_one_drops_all_steps():
     assert written["num_thoughts"] == 0 and written["answer_start"].tolist() == [7, 5]
 
 
-def test_drawn_stages_depend_on_seed_and_members_alone():
-    data = items([THREE_STEPS, ONE_STEP] * 50)
-    batches = [data[i : i + 2] for i in range(0, len(data), 2)]
-
+def test_drawn_stages_depend_on_seed_and_step_alone():
     def drawn(seed: int, order: range) -> dict[int, int]:
         make = collator(uniform_prob=0.5, seed=seed)
-        return {i: make(batches[i])["num_thoughts"] for i in order}
+        return {step: make([replace(Item(step % 7, ONE_STEP), step=step)])["num_thoughts"] for step in order}
 
     forwards = drawn(0, range(50))
     assert forwards == drawn(0, range(49, -1, -1))
@@ -83,17 +83,30 @@ def test_drawn_stages_depend_on_seed_and_members_alone():
 
 
 def test_drawn_stages_have_about_their_frequency():
-    data = items([ONE_STEP] * 2000)
     make = collator(stage=1, max_stage=3, uniform_prob=0.4)
-    counts = dict.fromkeys(range(0, 7, 2), 0)
-    for item in data:
-        counts[make([item])["num_thoughts"]] += 1
+    counts = Counter(make.stage_at(step) for step in range(2000))
     # stage 1: 0.6 + 0.4 / 4; the others 0.4 / 4 each. Four standard deviations of 2000 draws: 0.041 and 0.027.
-    assert counts[2] / 2000 == pytest.approx(0.7, abs=0.041)
-    for thoughts in (0, 4, 6):
-        assert counts[thoughts] / 2000 == pytest.approx(0.1, abs=0.027)
+    assert counts[1] / 2000 == pytest.approx(0.7, abs=0.041)
+    for stage in (0, 2, 3):
+        assert counts[stage] / 2000 == pytest.approx(0.1, abs=0.027)
 
 
-def test_without_uniform_prob_every_batch_is_at_the_stage():
+def test_without_uniform_prob_every_step_is_at_the_stage():
     make = collator(stage=1)
-    assert {make([item])["num_thoughts"] for item in items([ONE_STEP] * 50)} == {2}
+    assert {make.stage_at(step) for step in range(50)} == {1}
+
+
+def test_a_rising_stage_is_through_with_the_steps_after_half_the_training():
+    make = collator(stage=3, max_stage=3, thoughts_per_step=0, num_steps=12)
+    assert [make.stage_at(step) for step in range(12)] == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3]
+
+
+def test_steps_go_without_thoughts_in_their_place():
+    model = tiny.student(options={"markers": True})
+    make = StageCollator(model, stage=3, max_stage=3, thoughts_per_step=0, num_steps=6)
+    for step, suffix in ((0, [11, 12, 13, 14, 15, 30, 31, 40, 2]), (1, [13, 14, 15, 30, 31, 40, 2])):
+        batch = make([Item(0, THREE_STEPS, step)])
+        assert batch["num_thoughts"] == 0 and batch["suffix_ids"].tolist() == [suffix]
+    last = make([Item(0, THREE_STEPS, 3)])
+    assert (last["question_ids"].tolist(), last["suffix_ids"].tolist()) == ([[1, 2]], [[30, 31, 40, 2]])
+    assert last["answer_start"].tolist() == [2]

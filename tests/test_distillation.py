@@ -16,6 +16,8 @@ from lrd_peft.distillation import (
     check_alpha,
     combine,
     map_layers,
+    self_distillation,
+    token_distillation,
 )
 from lrd_peft.errors import UserError
 
@@ -148,6 +150,46 @@ def test_combine():
     terms.total.backward()
     assert distill.grad is not None and task.grad is not None
     assert (distill.grad.item(), task.grad.item()) == pytest.approx((0.1, 0.9))
+
+
+def test_token_distillation_by_hand():
+    # At temperature 2: student (1/4, 3/4), teacher (1/2, 1/2); KL = 1/2 ln 2 + 1/2 ln 2/3
+    student = torch.tensor([[0.0, 2 * math.log(3)]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 1.0]], requires_grad=True)
+    loss = token_distillation(student, teacher, temperature=2.0)
+    assert loss.item() == pytest.approx(4 * 0.5 * math.log(4 / 3))
+    loss.backward()
+    # 2^2 (p_S - p_T) / 2
+    assert student.grad is not None and student.grad[0].tolist() == pytest.approx([-0.5, 0.5])
+    assert teacher.grad is None
+    # at temperature 1: student (1/10, 9/10)
+    plain = token_distillation(student, teacher, temperature=1.0)
+    assert plain.item() == pytest.approx(0.5 * math.log(5) + 0.5 * math.log(5 / 9))
+    twice = token_distillation(student.repeat(2, 1), teacher.repeat(2, 1), temperature=1.0)
+    assert twice.item() == pytest.approx(2 * plain.item()), "a sum over positions"
+
+
+def test_self_distillation_by_hand():
+    # layer 1: written (0, 4) has deviation 2; differences 0.5, 2 -> 0.125, 1.5. layer 2: deviation 1; differences 1, 0.
+    written = {1: torch.tensor([[0.0, 4.0]], requires_grad=True), 2: torch.tensor([[1.0, 3.0]])}
+    thought = {1: torch.tensor([[0.5, 2.0]], requires_grad=True), 2: torch.tensor([[2.0, 3.0]])}
+    loss = self_distillation(thought, written)
+    expected = ((0.125 + 1.5) / 2 / 2 + 0.5 / 2 / 1) / 2
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    # 0.5 and -1 over 2 units, 2 deviation, 2 layers
+    assert thought[1].grad is not None and thought[1].grad[0].tolist() == pytest.approx([0.0625, -0.125])
+    assert written[1].grad is None, "the written path is a fixed target"
+
+
+def test_self_distillation_takes_each_problem_by_itself():
+    generator = torch.Generator().manual_seed(0)
+    thought, written = torch.randn(3, 5, generator=generator), 7 * torch.randn(3, 5, generator=generator)
+    whole = self_distillation({1: thought}, {1: written})
+    parts = [self_distillation({1: thought[i : i + 1]}, {1: written[i : i + 1]}) for i in range(3)]
+    assert whole.item() == pytest.approx(sum(part.item() for part in parts))
+    constant = self_distillation({1: torch.ones(1, 2)}, {1: torch.zeros(1, 2)})
+    assert constant.item() == pytest.approx(0.5), "a constant state has nothing to scale by"
 
 
 @pytest.mark.parametrize("alpha", [0, 0.0, 0.1, 1, 1.0])

@@ -79,3 +79,17 @@ def test_a_terminal_gets_a_live_bar(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     shown.close()
     shown.close()  # twice is fine
     assert "x  " not in capsys.readouterr().err
+
+
+def test_uneven_work_has_no_rate_and_is_told_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with Progress("study alpha", total=4, unit="cells", uneven=True) as shown:
+        clock.now += 59
+        shown.update(1, "now: a", seconds_left=500)
+        clock.now += 1
+        shown.update(1, "now: a", seconds_left=480)
+        clock.now += 60
+        shown.update(2)
+    assert capsys.readouterr().err.splitlines() == [
+        "study alpha  1/4 cells  8:00 left  now: a",
+        "study alpha  2/4 cells  ? left  now: a",
+    ]

@@ -26,12 +26,12 @@ class Command:
 
     Attributes:
         help: one line for `lrd --help`.
-        run: does it, from the arguments after its name.
+        run: does it, from the arguments after its name; may return an exit status.
         resumes: the same command again goes on where it stopped.
     """
 
     help: str
-    run: Callable[[Sequence[str]], None]
+    run: Callable[[Sequence[str]], int | None]
     resumes: bool = False
 
 
@@ -48,18 +48,25 @@ class _Parser(argparse.ArgumentParser):
         spellings = dict.fromkeys((name, "--" + name[2:].replace("_", "-")))
         self.add_argument(*spellings, **settings)  # pyright: ignore[reportArgumentType]
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+    def parse(self, arguments: Sequence[str], *, others: Sequence[str] = ()) -> argparse.Namespace:
+        """Parse; flags named in `others`, with their values, are not for this parser: they are the result's `rest`."""
         found, rest = self.parse_known_args(list(arguments))
-        if rest:
-            flag = rest[0].partition("=")[0]
+        unknown = [flag for flag in rest if not others or (flag.startswith("--") and _field(flag) not in others)]
+        if unknown:
+            flag = unknown[0].partition("=")[0]
             if not flag.startswith("-"):
                 raise UserError(f'"{flag}" is one argument too many. See {self.prog} --help.')
-            hint = nearest("--" + flag.lstrip("-").replace("-", "_"), self._flags)
+            hint = nearest(f"--{_field(flag)}", [*self._flags, *(f"--{other}" for other in others)])
             raise UserError(f"unknown flag {flag}.{hint} See {self.prog} --help.")
+        found.rest = rest
         return found
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. See {self.prog} --help.")
+
+
+def _field(flag: str) -> str:
+    return flag.partition("=")[0].lstrip("-").replace("-", "_")
 
 
 def _phases(name: str, phases: tuple[str, ...], help: str) -> Command:
@@ -116,6 +123,31 @@ def _show(arguments: Sequence[str]) -> None:
     print(show(run))
 
 
+def _report(arguments: Sequence[str]) -> int | None:
+    parser = _Parser("report", COMMANDS["report"].help)
+    parser.add_argument(
+        "results", nargs="?", type=Path, default=Path("results"), help="results folder, run folder or record"
+    )
+    parser.flag("--output_dir", type=Path, help="folder for all of it (default: enhanced_figures, or RUN/report)")
+    parser.flag("--reference", action="store_true", help="draw the specification's claims too, labelled as such")
+    parser.flag("--check", action="store_true", help="only: do the marked numbers of README.md and docs/ follow?")
+    parser.flag("--update", action="store_true", help="only: write the marked numbers and tables anew")
+    found = parser.parse(arguments)
+    if found.check or found.update:
+        from lrd_peft.report.check import check
+
+        lines = check(Path.cwd(), update=found.update)
+        print("\n".join(lines) or "every marked number follows from the records")
+        return USER_ERROR if lines and not found.update else None
+    from lrd_peft.report.build import build
+
+    place = found.results
+    beside = (place.parent if place.is_file() else place) / "report"
+    output = found.output_dir or (Path("enhanced_figures") if place == Path("results") else beside)
+    print("\n".join(build(place, output, reference=found.reference)))
+    return None
+
+
 def _pretrain(arguments: Sequence[str]) -> None:
     parser = _Parser("pretrain", COMMANDS["pretrain"].help)
     parser.add_argument("name", metavar="NAME", help="tiny-teacher or tiny-student")
@@ -170,6 +202,32 @@ def _problems(arguments: Sequence[str]) -> None:
     print(problems.report(), file=sys.stderr)
 
 
+def _study(arguments: Sequence[str]) -> None:
+    from lrd_peft.config import RunConfig
+
+    parser = _Parser("study", f"{COMMANDS['study'].help} Any flag of lrd run goes over what all cells have.")
+    parser.add_argument("name", metavar="NAME", help="a file of configs/studies, or the path of one")
+    parser.flag("--quick", action="store_true", help="the small variant: one seed, small budgets")
+    parser.flag("--seeds", type=int, nargs="+", help="instead of the study's")
+    parser.flag("--shard", help="2/8: only the second of eight parts, the same whatever is done")
+    parser.flag("--workers", type=int, help="tasks at a time (default: 2; with ray, the cluster's processors)")
+    parser.flag("--executor", default="local", help="local or ray, the cluster of RAY_ADDRESS (default: local)")
+    parser.flag("--keep_students", action="store_true", help="leave the students in the cells' run folders")
+    found = parser.parse(arguments, others=("config", "dry_run", "alpha", "lr", *RunConfig.model_fields))
+    from lrd_peft.experiments.study_run import study
+
+    study(
+        found.name,
+        found.rest,
+        quick=found.quick,
+        seeds=found.seeds,
+        shard=found.shard,
+        num_workers=found.workers,
+        executor=found.executor,
+        keep_students=found.keep_students,
+    )
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         siblings = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -187,6 +245,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
     "show": Command("Print the table of a finished run.", _show),
     "verify": Command("Read a whole run folder and say what is damaged.", _verify),
+    "study": Command("Run a grid of runs: those that have no record yet.", _study, resumes=True),
+    "report": Command("Draw the tables and figures of all results, and one HTML page.", _report),
     "problems": Command("Print problems as JSON lines.", _problems),
     "pretrain": Command("Make an embedded tiny model again, from its seed.", _pretrain),
 }
@@ -246,8 +306,7 @@ def _dispatch(arguments: list[str]) -> int | None:
             raise UserError(f"flags go after a command, {name} stands alone: lrd run {' '.join(arguments)}")
         raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
     with heard():
-        COMMANDS[name].run(rest)
-    return None
+        return COMMANDS[name].run(rest)
 
 
 def _os_message(error: OSError, *, resumes: bool) -> str:

@@ -1,4 +1,4 @@
-"""The COCONUT curriculum: stage -> training rows. A pure room: knows encoded problems, not models or time.
+"""The COCONUT curriculum: optimizer step -> stage -> training rows. Knows encoded problems, not losses or disks.
 
 At stage k the first k steps of every problem are replaced by k * thoughts_per_step thoughts (arXiv 2412.06769, section
 3). A problem with fewer steps keeps the stage's number of thoughts and loses all its steps, since at the end a model
@@ -18,10 +18,11 @@ from lrd_peft.model.thinking_model import ThinkingModel
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An encoded problem and its place in the data set."""
+    """An encoded problem, its place in the data set, and the optimizer step that takes it."""
 
     index: int
     encoded: Encoded
+    step: int = 0
 
 
 def items(encoded: Sequence[Encoded]) -> list[Item]:
@@ -34,15 +35,16 @@ def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingMod
     Stage 0 has no thoughts in the place of steps, so it keeps them whatever `last` says.
     """
     encoded = item.encoded
+    num_thoughts = stage * thoughts_per_step
     removed = len(encoded.steps) if last and stage > 0 else min(stage, len(encoded.steps))
     suffix = encoded.suffix(removed)
     question = encoded.prompt
-    if stage > 0:
+    if num_thoughts > 0:
         question, suffix = model.around_thoughts(question, suffix)
     return Row(
         index=item.index,
         question=question,
-        num_thoughts=stage * thoughts_per_step,
+        num_thoughts=num_thoughts,
         suffix=suffix,
         answer_start=len(suffix) - len(encoded.answer),
     )
@@ -52,13 +54,15 @@ def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingMod
 class StageCollator:
     """Makes batches at one stage, some of them at another one.
 
-    A batch has one number of thoughts, so the stage is drawn for the whole batch: with probability `uniform_prob`
-    uniformly from 0 to `max_stage`, else `stage`. The draw depends on the seed and on which problems are in the batch
-    and on nothing else, so a resumed training draws the same.
+    A batch has one number of thoughts, so a stage holds for a whole batch, and it holds for all batches of an optimizer
+    step, so that accumulation changes nothing. It depends on the seed and the step and on nothing else, so a resumed
+    training takes the same. With probability `uniform_prob` it is drawn uniformly from 0 to `max_stage`.
 
     Attributes:
         stage: the number of steps to replace.
         max_stage: at this stage all steps are gone.
+        thoughts_per_step: with 0 the steps go without thoughts in their place.
+        num_steps: if given, the stage rises from 0 to `stage` over the first half of so many optimizer steps.
     """
 
     model: ThinkingModel
@@ -67,13 +71,21 @@ class StageCollator:
     thoughts_per_step: int
     uniform_prob: float = 0.0
     seed: int = 0
+    num_steps: int | None = None
+
+    def stage_at(self, step: int) -> int:
+        """Return the stage of an optimizer step, the first being 0."""
+        if self.uniform_prob > 0:
+            rng = random.Random(f"{self.seed}/{self.stage}/{step}")
+            if rng.random() < self.uniform_prob:
+                return rng.randint(0, self.max_stage)
+        if self.num_steps is not None:
+            return min(self.stage, 2 * self.stage * step // self.num_steps)
+        return self.stage
 
     def __call__(self, batch: Sequence[Item]) -> Batch:
-        stage = self.stage
-        if self.uniform_prob > 0:
-            rng = random.Random(f"{self.seed}/{self.stage}/{[item.index for item in batch]}")
-            if rng.random() < self.uniform_prob:
-                stage = rng.randint(0, self.max_stage)
+        assert len({item.step for item in batch}) == 1, "a batch belongs to one optimizer step"
+        stage = self.stage_at(batch[0].step)
         pad = self.model.tokenizer.pad_token_id
         assert isinstance(pad, int)
         rows = [

@@ -1,7 +1,9 @@
-"""Losses between a teacher's and a student's hidden states. Knows tensors and layer maps; no models, no disks.
+"""Losses between a teacher's and a student's hidden states or tokens. Knows tensors and layer maps, no models.
 
-    L_distill = 1/M sum over M layers of  mean over positions and units of  (h_S - h_T)^2 / v_l
-    L         = alpha L_distill + (1 - alpha) L_task
+    latent   L_distill = 1/M sum over M layers of  mean over positions and units of  (h_S - h_T)^2 / v_l
+    tokens   L_distill = temperature^2  mean over labelled positions of  KL(p_T || p_S)
+             L         = alpha L_distill + (1 - alpha) L_task
+    self     L_distill = 1/M sum over M layers of  mean over units of  smooth-L1(h_thought - h_written) / s_l
 
 v_l is the teacher's variance at layer l (`normalize="variance"`), or 1 (`normalize="none"`, SPEC.md's formula).
 B rows, P positions, H the teacher's width.
@@ -162,3 +164,33 @@ def combine(distill: Tensor, task: Tensor, *, alpha: float, per_layer: dict[int,
     """Return alpha * distill + (1 - alpha) * task with its parts."""
     total = alpha * distill + (1.0 - alpha) * task
     return LossTerms(total=total, distill=distill.detach(), task=task.detach(), per_layer=per_layer or {})
+
+
+def token_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Return temperature^2 * KL(p_T || p_S), summed over positions: logits [N, V] twice -> scalar.
+
+    p = softmax(logits / temperature); the factor keeps the gradients' size whatever the temperature (Hinton et al.,
+    arXiv 1503.02531, section 2.1). The teacher gets no gradient.
+    """
+    student = (student_logits.float() / temperature).log_softmax(dim=-1)
+    teacher = (teacher_logits.float().detach() / temperature).log_softmax(dim=-1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="sum", log_target=True)
+
+
+def self_distillation(thought_states: Mapping[int, Tensor], written_states: Mapping[int, Tensor]) -> Tensor:
+    """Return the distance between two paths of one model, mean over layers and units, summed over problems.
+
+    Layer -> [B, H] twice -> scalar: smooth-L1 (beta 1) over the standard deviation of the problem's own written state
+    (CODI, arXiv 2502.21074, section 3). The written path gets no gradient from it.
+    """
+    total: Tensor | None = None
+    for layer, thought in thought_states.items():
+        written = written_states[layer].float().detach()
+        deviation = written.std(dim=-1, unbiased=False)
+        # A constant state has nothing to scale by.
+        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        distance = F.smooth_l1_loss(thought.float(), written, reduction="none").mean(dim=-1)
+        value = (distance / deviation).sum() / len(thought_states)
+        total = value if total is None else total + value
+    assert total is not None
+    return total

@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Any
 
 _PLAIN_EVERY_SECONDS = 10.0
+_PLAIN_EVERY_SECONDS_UNEVEN = 60.0
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as 4:05 or 1:02:03."""
     seconds = int(seconds)
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)
@@ -27,10 +29,11 @@ class Progress:
         label: what the work is.
         total: how many units it has.
         unit: what they are called.
+        uneven: they differ so much (runs of a study) that no rate is shown, and `update` is told the time left.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, initial: int = 0) -> None:
-        self.label, self.total, self.unit, self.initial = label, total, unit, initial
+    def __init__(self, label: str, *, total: int, unit: str, initial: int = 0, uneven: bool = False) -> None:
+        self.label, self.total, self.unit, self.initial, self.uneven = label, total, unit, initial, uneven
         self.done = initial
         self._start = self._last_line = time.monotonic()
         self._live: Any = None
@@ -38,16 +41,13 @@ class Progress:
         self._note = ""
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Live
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-            )
+            columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+            columns.append(TextColumn("{task.fields[note]}"))
+            if not uneven:
+                columns.append(TimeRemainingColumn())
             self._live = Live(*columns, console=Console(stderr=True), transient=True)
             self._live.start()
             self._task = self._live.add_task(label, total=total, completed=initial, note="")
@@ -58,19 +58,24 @@ class Progress:
         elapsed = time.monotonic() - self._start
         return (self.done - self.initial) / elapsed if elapsed > 0 else 0.0
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say how many units are done in all, and anything short to show beside it."""
+    def update(self, done: int, note: str = "", *, seconds_left: float | None = None) -> None:
+        """Say how many units are done in all, anything short to show beside it, and for uneven ones the time left."""
         self.done = done
         self._note = note or self._note
+        if not self.uneven and self.rate > 0:
+            seconds_left = (self.total - done) / self.rate
+        left = "?" if seconds_left is None else duration(seconds_left)
         if self._live is not None:
-            self._live.update(self._task, completed=done, note=f"{self.rate:.1f} {self.unit}/s {self._note}")
+            pace = f"{left} left" if self.uneven else f"{self.rate:.1f} {self.unit}/s"
+            self._live.update(self._task, completed=done, note=f"{pace} {self._note}")
             return
         now = time.monotonic()
-        if now - self._last_line >= _PLAIN_EVERY_SECONDS and done < self.total:
+        every = _PLAIN_EVERY_SECONDS_UNEVEN if self.uneven else _PLAIN_EVERY_SECONDS
+        if now - self._last_line >= every and done < self.total:
             self._last_line = now
-            left = _duration((self.total - done) / self.rate) if self.rate > 0 else "?"
-            text = f"{self.label}  {done}/{self.total} {self.unit}  {self.rate:.1f}/s  {left} left  {self._note}"
-            print(text.rstrip(), file=sys.stderr, flush=True)
+            pace = f"{left} left" if self.uneven else f"{self.rate:.1f}/s  {left} left"
+            print(f"{self.label}  {done}/{self.total} {self.unit}  {pace}  {self._note}".rstrip(), file=sys.stderr)
+            sys.stderr.flush()
 
     def close(self) -> None:
         if self._live is not None:

@@ -3,16 +3,17 @@
 config.yaml                resolved configuration
 teacher/cot, teacher/latent    the teacher with written steps, and with thoughts
 store/                     its hidden states
-student/                   a PEFT adapter, our extra tensors, a model card
+student/                   a PEFT adapter or all weights, our extra tensors, a model card
 evaluation/, evaluation.json   graded problems, the table
 record.json                written last
-files.json                 checksums of the three files above it that have none of their own
+files.json                 checksums of the files above it that have none of their own
 log.jsonl                  what happened when
 *.done.json                a phase's marker, written after its artifact
 held_by.json               the process that is working here, or was the last one to
 
-One process at a time works on a run folder. A phase counts as finished when its marker is there, its artifact is what
-was written, and the artifacts that it was made from are still the same.
+One process at a time works on a run folder. Its teacher/ and store/, with their markers, may be links to those that
+several runs of a study share; one process at a time makes those. A phase counts as finished when its marker is there,
+its artifact is what was written, and the artifacts that it was made from are still the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -49,7 +51,7 @@ COMMANDS: dict[Phase, str] = {
     "student": "distill",
     "evaluation": "evaluate",
 }
-# The folders that a phase is made from.
+# The folders that a phase is made from; what those were made from counts through them.
 _MADE_FROM: dict[Phase, tuple[str, ...]] = {
     "teacher": (),
     "store": ("teacher/cot", "teacher/latent"),
@@ -64,6 +66,7 @@ _MAKES: dict[Phase, tuple[str, ...]] = {
     "evaluation": (),
 }
 _HOLDER = "held_by.json"
+_POLL_SECONDS = 0.5
 SEALED = ("config.yaml", "evaluation.json", "record.json")
 
 
@@ -110,20 +113,55 @@ class RunFolder:
                 written.
         """
         run = cls(Path(config.output_dir))
-        try:
-            run.root.mkdir(parents=True, exist_ok=True)
-            # The processes of one distributed run share its folder: the first one holds it for all.
-            lock = lock_folder(run.root) if os.environ.get("RANK", "0") == "0" else -1
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{run.root} cannot be a run folder: there is a file of that name") from error
-        if lock is None:
-            raise UserError(run._in_use())
-        try:
+        with run.hold():
             run._begin(config)
             yield run
+
+    @contextlib.contextmanager
+    def hold(self, *, patient: bool = False) -> Iterator[None]:
+        """Make the folder and keep other processes out of it for the length of the block.
+
+        Args:
+            patient: wait until the process that holds it lets go.
+
+        Raises:
+            UserError: if another process holds it, or it is a file.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{self.root} cannot be a run folder: there is a file of that name") from error
+        if os.environ.get("RANK", "0") != "0":
+            # The processes of one distributed run share its folder: the first one holds it for all.
+            yield
+            return
+        lock = lock_folder(self.root)
+        if lock is None and patient:
+            print(f"waiting for the process that works on {self.root}", flush=True)
+            while (lock := lock_folder(self.root)) is None:
+                time.sleep(_POLL_SECONDS)
+        if lock is None:
+            raise UserError(self._in_use())
+        try:
+            yield
         finally:
-            if lock >= 0:
-                os.close(lock)
+            os.close(lock)
+
+    def is_shared(self, phase: Phase) -> bool:
+        """Return whether a phase's folder is a link to one that other runs have too."""
+        return (self.root / phase).is_symlink()
+
+    @contextlib.contextmanager
+    def alone(self, phase: Phase) -> Iterator[None]:
+        """Wait until no other run makes the folder of a phase that they share with this one, and keep them from it."""
+        if not self.is_shared(phase):
+            yield
+            return
+        folder = (self.root / phase).resolve()
+        with RunFolder(folder.parent).hold(patient=True):
+            folder.mkdir(exist_ok=True)
+            self._checked.pop(phase, None)
+            yield
 
     def _begin(self, config: RunConfig) -> None:
         path = self.root / "config.yaml"
@@ -184,17 +222,30 @@ class RunFolder:
             files = checksums(self.root, ["evaluation.json"])
         body = {
             "fingerprint": config.fingerprint(phase),
-            "made_from": self.inputs(phase),
+            "made_from": self.inputs(phase, config),
             "made": self._digests(_MAKES[phase]),
             "files": files,
             **note,
         }
-        write_sealed(self.root / f"{phase}.done.json", body)
+        write_sealed((self.root / f"{phase}.done.json").resolve(), body)  # a link stays one
         self._checked[phase] = []
 
-    def inputs(self, phase: Phase) -> dict[str, str]:
+    def discard_student(self) -> None:
+        """Remove the student and the graded problems of a finished run, whose results its record holds, and note it."""
+        marker = self.root / "student.done.json"
+        if note := read_sealed(marker):
+            write_sealed(marker, {**note, "discarded": True})
+        for folder in (self.student, self.evaluation):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def has_discarded(self, config: RunConfig) -> bool:
+        """Return whether the student was removed after it was evaluated."""
+        return bool((self.finished("student", config) or {}).get("discarded"))
+
+    def inputs(self, phase: Phase, config: RunConfig) -> dict[str, str]:
         """Return a digest of each artifact that a phase is made from."""
-        return self._digests(_MADE_FROM[phase])
+        of_teacher = phase == "student" and "store" not in config.needed_phases
+        return self._digests(_MADE_FROM["store" if of_teacher else phase])
 
     def replaced(self, phase: Phase) -> list[str]:
         """Return the folders of a finished phase that hold something else, whole or not, than the phase made."""
@@ -234,9 +285,14 @@ class RunFolder:
             graded = sorted(self.evaluation.glob("*.json"))
             broken = [f"{path.name} is damaged" for path in graded if read_sealed(path) is None]
             return broken + damages(self.root, note.get("files", {}))
+        if phase == "student" and self.has_discarded(config):
+            if self.finished("evaluation", config) is None or self.damages("evaluation", config):
+                return ["the student was not kept, and its evaluation is to be made again"]
+            return []
         folders = [self.student]
         if phase == "teacher":
-            folders = [self.teacher / name for name in (("cot", "latent") if config.max_stage else ("cot",))]
+            thinks = config.max_stage > 0 and config.needed_teacher != "cot"
+            folders = [self.teacher / name for name in (("cot", "latent") if thinks else ("cot",))]
         return [damage for folder in folders for damage in folder_damages(folder)]
 
     def require(self, phase: Phase, config: RunConfig) -> dict[str, Any]:

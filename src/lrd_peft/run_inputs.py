@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, ProblemSet, load_problems
 from lrd_peft.data.encoding import Encoded
 from lrd_peft.errors import UserError
+from lrd_peft.lora import Model, create_lora_model
+from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import context_length
+from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+from lrd_peft.run_folder import RunFolder
 
 # Runs with different seeds are compared on the same held-out problems.
 HELD_OUT_SEED = 0
@@ -41,7 +46,7 @@ def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
         split="train",
         limit=limit,
         data_dir=config.data_dir,
-        seed=config.seed,
+        seed=config.problems_seed,
         steps_style=config.steps_style,
     )
 
@@ -103,6 +108,27 @@ def thinking_options(config: RunConfig, *, num_thoughts: int | None = None) -> T
     )
 
 
+def student_options(config: RunConfig) -> ThinkingOptions:
+    """Return how the trained student of a run answers: one that writes has no slots."""
+    method, options = METHODS[config.method], thinking_options(config)
+    if method.thinks:
+        # More passes than thoughts find nothing new.
+        passes = None if method.passes is None else min(method.passes, config.num_thoughts)
+        return replace(options, jacobi_passes=config.thought_passes or passes)
+    return replace(options, num_thoughts=0, projection="none", jacobi_passes=None)
+
+
+def with_lora(config: RunConfig, model: Model) -> Model:
+    """Freeze a model and give it the configuration's adapters."""
+    return create_lora_model(
+        model,
+        config.lora_r,
+        config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets,
+    )
+
+
 def load_options(config: RunConfig, *, student: bool) -> dict[str, Any]:
     """Return the arguments for loading the base model of the teacher or the student."""
     options: dict[str, Any] = {
@@ -110,7 +136,7 @@ def load_options(config: RunConfig, *, student: bool) -> dict[str, Any]:
         "attn_implementation": config.attn_implementation,
         "revision": config.student_revision if student else config.teacher_revision,
     }
-    full = not student and config.teacher_tuning == "full"
+    full = METHODS[config.method].trains == "all" if student else config.teacher_tuning == "full"
     # All weights are trained in float32 (under autocast); frozen ones may be smaller.
     options["dtype"] = "float32" if full else config.dtype
     if student:
@@ -127,39 +153,58 @@ def trust(config: RunConfig) -> dict[str, bool]:
     return {"trust_remote_code": True} if config.trust_remote_code else {}
 
 
+def start_student(config: RunConfig, run: RunFolder, options: ThinkingOptions, *, method: str) -> StudentModel:
+    """Load the untrained student of a method: the model itself, or blocks of the teacher, as it came or trained."""
+    loading = load_options(config, student=True)
+    if config.student_weights == "trained":
+        loading["teacher"] = str((run.teacher / METHODS[method].begins_with).resolve())
+    return StudentModel(config.student, options=options, **loading)
+
+
 def training_arguments(
-    config: RunConfig,
-    *,
-    output_dir: Path,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    gradient_accumulation_steps: int = 1,
-    name: str,
+    config: RunConfig, *, student: bool, epochs: float, output_dir: Path, name: str
 ) -> TrainingArguments:
-    """Return transformers' arguments for one training of a run."""
+    """Return transformers' arguments for one training of the teacher or the student, and set its tracker up."""
+    _track(config, name)
     # A checkpoint between two log lines would lose the sums of the line that was under way.
     save_steps = -(-config.save_steps // config.logging_steps) * config.logging_steps
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=epochs,
-        learning_rate=learning_rate,
-        per_device_train_batch_size=batch_size,
+        learning_rate=config.learning_rate if student else config.teacher_learning_rate,
+        per_device_train_batch_size=config.batch_size if student else config.teacher_batch_size,
         per_device_eval_batch_size=config.eval_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
+        gradient_accumulation_steps=config.gradient_accumulation_steps if student else 1,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.lr_scheduler,
         logging_steps=config.logging_steps,
         save_steps=save_steps,
-        seed=config.seed,
+        seed=config.seed if student else config.problems_seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",
         use_cpu=config.device == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[] if config.report_to == "none" else [config.report_to],
-        run_name=f"{config.run_name or Path(config.output_dir).name}/{name}",
+        run_name=f"{_run_name(config)}/{name}",
         remove_unused_columns=False,
         disable_tqdm=True,
     )
+
+
+def _run_name(config: RunConfig) -> str:
+    return config.run_name or Path(config.output_dir).name
+
+
+def _track(config: RunConfig, name: str) -> None:
+    """Give each training of a run a place of its own in its tracker; transformers' callbacks read the environment."""
+    if config.report_to == "tensorboard":
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(config.output_dir) / "tensorboard" / name)
+    elif config.report_to == "wandb":
+        import wandb
+
+        os.environ.setdefault("WANDB_PROJECT", "lrd-peft")
+        os.environ.setdefault("WANDB_RUN_GROUP", _run_name(config))
+        if wandb.run is not None:  # the training before
+            wandb.finish()

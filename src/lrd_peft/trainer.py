@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from lrd_peft.curriculum import Item, StageCollator, items, row_at
-from lrd_peft.data.collate import IGNORED, collate
+from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.problem import Problem
 from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine, map_layers
 from lrd_peft.errors import UserError
@@ -89,26 +89,24 @@ class LRDPEFTTrainer(ThinkingTrainer):
             if store is not None:
                 _check_same_problems(store, train_dataset)
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
-        num_thoughts = student_model.options.num_thoughts
         super().__init__(
             student_model,
             items=_fitting(student_model, train_dataset, whose="student"),
             eval_items=_fitting(student_model, eval_dataset, whose="student") if eval_dataset else None,
-            collator=StageCollator(student_model, stage=num_thoughts, max_stage=num_thoughts, thoughts_per_step=1),
+            collator=_last_stage(student_model),
             args=args or default_arguments(output_dir, evaluate=bool(eval_dataset)),
             label=label,
         )
         self._teacher_items: list[Item] = []
         self._variance: dict[int, float] | None = None
         if self.layer_map:
-            if store is not None:
-                self._variance = {layer: store.variance[layer] for layer in self.layer_map}
-            else:
-                assert self.teacher is not None
+            if self.teacher is not None:
                 self.teacher.requires_grad_(False).eval().to(self.args.device)
                 self._teacher_items = _fitting(self.teacher, train_dataset, whose="teacher")
-                if normalize == "variance":
-                    self._variance = self._online_variance()
+            if store is not None and store.spec.positions == positions:
+                self._variance = {layer: store.variance[layer] for layer in self.layer_map}
+            elif normalize == "variance":
+                self._variance = self._measured_variance()
         self._num_positions: Tensor | int = 0
 
     def _pair(self, layers: tuple[int, ...], student_layers: Sequence[int] | None) -> None:
@@ -263,29 +261,40 @@ class LRDPEFTTrainer(ThinkingTrainer):
     def _run_teacher(self, index: Sequence[int]) -> ThinkingOutput:
         """Run the online teacher over the problems with these indices, in its own tokens."""
         assert self.teacher is not None
-        num_thoughts = self.teacher.options.num_thoughts
-        rows = [
-            row_at(self._teacher_items[i], stage=num_thoughts, thoughts_per_step=1, model=self.teacher, last=True)
-            for i in index
-        ]
-        pad = self.teacher.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        batch = self._prepare_inputs(collate(rows, pad_id=pad))  # pyright: ignore[reportArgumentType]
+        rows = _last_stage(self.teacher)([self._teacher_items[i] for i in index])
+        batch = self._prepare_inputs(rows)  # pyright: ignore[reportArgumentType]
         return self.teacher(**batch, layers=sorted(self.layer_map), positions=self.positions, with_loss=False)
 
-    def _online_variance(self) -> dict[int, float]:
+    def _measured_variance(self) -> dict[int, float]:
         """Return the teacher's variance at each layer over the training problems, as a store's manifest has it."""
         count, sums, squares = 0, dict.fromkeys(self.layer_map, 0.0), dict.fromkeys(self.layer_map, 0.0)
-        with Progress("teacher's variance", total=len(self._teacher_items), unit="problems") as progress:
-            for start in range(0, len(self._teacher_items), 32):
-                output = self._run_teacher(range(start, min(start + 32, len(self._teacher_items))))
-                for layer in self.layer_map:
-                    chosen = output.states[layer][output.mask].double()
+        num_problems = len(self._teacher_items) if self.store is None else len(self.store)
+        with Progress("teacher's variance", total=num_problems, unit="problems") as progress:
+            for start in range(0, num_problems, 32):
+                index = range(start, min(start + 32, num_problems))
+                states = self._chosen_states(index)
+                for layer, state in states.items():
+                    chosen = state.double()
                     sums[layer] += chosen.sum().item()
                     squares[layer] += chosen.square().sum().item()
-                count += int(output.mask.sum()) * self.teacher.hidden_size if self.teacher else 0
-                progress.update(min(start + 32, len(self._teacher_items)))
+                count += next(iter(states.values())).numel()
+                progress.update(index.stop)
         return {layer: squares[layer] / count - (sums[layer] / count) ** 2 for layer in self.layer_map}
+
+    def _chosen_states(self, index: range) -> dict[int, Tensor]:
+        """Return the teacher's states of some problems at the positions that the loss uses: layer -> [positions, H]."""
+        if self.store is None:
+            output = self._run_teacher(index)
+            return {layer: output.states[layer][output.mask] for layer in self.layer_map}
+        slots = self.store.spec.num_thoughts  # asked for `thoughts` alone: the manifest counts the answer too
+        joined = torch.cat([row[:, :slots] for row in self.store.batch(index)], dim=1)
+        return {layer: joined[self.store.spec.layers.index(layer)] for layer in self.layer_map}
+
+
+def _last_stage(model: ThinkingModel) -> StageCollator:
+    """Return what makes a model's batches when all steps are thoughts."""
+    num_thoughts = model.options.num_thoughts
+    return StageCollator(model, stage=num_thoughts, max_stage=num_thoughts, thoughts_per_step=1)
 
 
 def _fitting(model: ThinkingModel, problems: Sequence[Problem], *, whose: str) -> list[Item]:

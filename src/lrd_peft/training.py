@@ -8,16 +8,18 @@ way go with it.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -62,6 +64,50 @@ class LengthBucketSampler(Sampler[int]):
             yield from full[place]
         for batch in short:
             yield from batch
+
+
+class StepSampler(Sampler[tuple[int, int]]):
+    """Says with each problem of another sampler which optimizer step will take it, counted over all epochs."""
+
+    def __init__(self, order: LengthBucketSampler, *, problems_per_step: int) -> None:
+        self.order, self.problems_per_step = order, problems_per_step
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first = self.order.epoch * math.ceil(len(self.order) / self.problems_per_step)
+        for place, index in enumerate(self.order):
+            yield index, first + place // self.problems_per_step
+
+
+class _Taken(Dataset[Item]):
+    """Problems by what `StepSampler` says."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        index, step = key
+        return replace(self.items[index], step=step)
+
+
+def problems_per_step(args: TrainingArguments) -> int:
+    """Return how many problems all processes together take in one optimizer step."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def count_steps(args: TrainingArguments, num_problems: int) -> int:
+    """Return the optimizer steps of a whole training, as transformers counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(args.num_train_epochs * math.ceil(num_problems / problems_per_step(args)))
 
 
 class _Show(TrainerCallback):
@@ -129,7 +175,7 @@ class ThinkingTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=items,  # pyright: ignore[reportArgumentType]
+            train_dataset=_Taken(items),
             eval_dataset=eval_items,  # pyright: ignore[reportArgumentType]
             data_collator=collator,  # pyright: ignore[reportArgumentType]
             callbacks=[_Show(label)],
@@ -143,13 +189,14 @@ class ThinkingTrainer(Trainer):
         self._first_noted = 0
         self._resumed: str | None = None
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(dataset, Sized)
-        lengths = [item.encoded.num_tokens for item in dataset]  # pyright: ignore[reportGeneralTypeIssues]
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        assert isinstance(dataset, _Taken)
+        lengths = [item.encoded.num_tokens for item in dataset.items]
         # The problems of an optimizer step, however it is accumulated, so that 1 x 8 steps over the same as 8 x 1.
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthBucketSampler(lengths, batch_size=batch_size, seed=self.args.seed)
+        order = LengthBucketSampler(lengths, batch_size=batch_size, seed=self.args.seed)
+        return StepSampler(order, problems_per_step=problems_per_step(self.args))
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         num_labels = sum(batch["labels"].ne(IGNORED).sum() for batch in batch_samples)
@@ -278,7 +325,7 @@ class ThinkingTrainer(Trainer):
 
     def curve(self) -> list[dict[str, Any]]:
         """Return the log of the training: step, loss and its parts; without clocks, so that equal runs are equal."""
-        kept = ("step", "epoch", "loss", "task", "distill", "learning_rate", "grad_norm", "eval_loss")
+        kept = ("step", "epoch", "loss", "task", "written", "distill", "learning_rate", "grad_norm", "eval_loss")
         rows = []
         for row in self.state.log_history:
             chosen = {name: float(row[name]) for name in row if name in kept or name.startswith("distill_layer_")}

@@ -26,6 +26,7 @@ def test_each_field_is_of_one_phase_or_of_none() -> None:
         ({"positions": "all"}, "store"),
         ({"store_layers": (7, 8, 9, 10, 11, 12)}, "store"),
         ({"distill_layers": (8, 9)}, "store"),
+        ({"seed": 1, "teacher_seed": 0}, "student"),
         ({"student": "teacher:4"}, "student"),
         ({"distill_alpha": 0.0}, "student"),
         ({"lora_r": 8}, "student"),
@@ -69,7 +70,7 @@ def test_a_default_spelled_out_changes_nothing(spelled_out: dict[str, Any]) -> N
 def test_differences_name_field_and_both_values() -> None:
     a, b = RunConfig(seed=1, lora_r=8), RunConfig(seed=2, lora_r=8, distill_layers=(8,))
     assert differences(a.phase_fields("store"), b.phase_fields("store")) == [
-        ("seed", 1, 2),
+        ("teacher_seed", 1, 2),
         ("store_layers", (8, 9, 10, 11, 12), (8,)),
     ]
     assert differences({"x": 1}, {"y": (1, 2)}) == [("x", 1, None), ("y", None, (1, 2))]
@@ -88,3 +89,63 @@ def test_fingerprint_ignores_the_order_of_fields() -> None:
     assert fingerprint({"a": 1, "b": (2, 3)}) == fingerprint({"b": [2, 3], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert len(fingerprint({})) == 16
+
+
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [
+        ("base", ("evaluation",)),
+        ("teacher-latent", ("teacher", "evaluation")),
+        ("direct", ("student", "evaluation")),
+        ("codi", ("student", "evaluation")),
+        ("distill-lora", ("teacher", "student", "evaluation")),
+        ("latent-lora", PHASES),
+    ],
+)
+def test_a_method_goes_through_the_phases_that_it_needs(method: str, phases: tuple[str, ...]) -> None:
+    assert RunConfig(method=method).needed_phases == phases
+
+
+def test_methods_share_what_they_agree_on() -> None:
+    def of(phase: Any, **settings: Any) -> str:
+        return RunConfig(**settings).fingerprint(phase)
+
+    for method in ("latent-full", "teacher-latent"):
+        assert of("teacher", method=method) == of("teacher")
+    assert of("store", method="latent-full") == of("store")
+    assert of("teacher", method="distill-lora") == of("teacher", method="standard-distill")
+    assert of("student", method="latent-full") != of("student")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "counts"),
+    [
+        ("direct", {"teacher": "smollm2", "epochs_stage0": 2.0, "distill_alpha": 0.9, "lora_r": 4}, False),
+        ("direct", {"positions": "all", "temperature": 1.0, "codi_weight": 2.0}, False),
+        ("direct", {"learning_rate": 1e-3}, True),
+        ("direct", {"student": "tiny-teacher"}, True),
+        ("distill-lora", {"epochs_per_stage": 5.0, "distill_layers": (3,)}, False),
+        ("distill-lora", {"epochs_stage0": 5.0}, True),
+        ("distill-lora", {"temperature": 1.0}, True),
+        ("codi", {"codi_weight": 2.0}, True),
+        ("codi", {"token_alpha": 0.1, "teacher_learning_rate": 1.0}, False),
+        ("base", {"learning_rate": 1e-3, "warmup_steps": 7, "epochs": 9}, False),
+        ("latent-lora", {"codi_weight": 2.0, "temperature": 9.0, "token_alpha": 0.1}, False),
+    ],
+)
+def test_what_a_method_does_not_use_does_not_count(method: str, change: dict[str, Any], counts: bool) -> None:
+    changed = RunConfig(method=method, **change)
+    assert (RunConfig(method=method).fingerprint() != changed.fingerprint()) == counts
+
+
+def test_a_pruned_teacher_counts_for_every_method() -> None:
+    a, b = (RunConfig(method="direct", student="teacher:4", teacher=name) for name in ("tiny-teacher", "smollm2"))
+    assert a.fingerprint() != b.fingerprint()
+
+
+def test_the_store_is_told_apart_by_the_thoughts_in_it() -> None:
+    assert RunConfig(thoughts_from="teacher").stored_layers == (0, 8, 9, 10, 11, 12)
+    assert RunConfig(thoughts_from="teacher").fingerprint("store") != RunConfig().fingerprint("store")
+    assert RunConfig(thoughts_from="teacher").fingerprint("store") == RunConfig(thoughts_from="annealed").fingerprint(
+        "store"
+    )

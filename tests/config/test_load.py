@@ -143,6 +143,13 @@ CONFIGS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("name", ["a\x85", "\u2028b", "Übung"])
+def test_names_with_line_breaks_of_unicode_come_back(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(RunConfig(run_name=name)), encoding="utf-8", newline="")
+    assert load_config(yaml_path=path).run_name == name
+
+
 @settings(deadline=None, max_examples=30)  # a busy machine is no failure
 @given(values=CONFIGS)
 def test_yaml_round_trip(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -161,7 +168,7 @@ def test_dumped_yaml_is_for_readers() -> None:
     assert text.startswith("teacher: tiny-teacher\n")
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 def test_there_are_recipes() -> None:

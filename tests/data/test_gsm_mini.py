@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.data.generators import generate, gsm_mini, split_of
+from lrd_peft.data.generators import generate, gsm_mini
 from lrd_peft.data.generators.draft import Draft
 from tests.data.arithmetic import result_of
 
-SEEDS = st.integers(min_value=0, max_value=2**32)
+SEEDS = st.integers(min_value=0, max_value=2**64)
 _HOLDS = re.compile(r"(\w+) has (\d+) (\w+)\.")
 _BOXES = re.compile(r"(\w+) has (\d+) (?:bags|boxes|packs|jars) with (\d+) (\w+) each\.")
 _BUYS = re.compile(r"(?:She|He) buys (\d+) \w+ for (\d+) coins each\.")
@@ -104,12 +104,6 @@ def test_the_checker_finds_faults(steps: tuple[str, ...], answer: str) -> None:
         _check(Draft(question, steps, answer, "", "events"))
 
 
-@settings(deadline=None)
-@given(SEEDS)
-def test_a_seed_decides_everything(seed: int) -> None:
-    assert gsm_mini.draw(random.Random(seed)) == gsm_mini.draw(random.Random(seed))
-
-
 def test_splits_share_no_story_in_any_wording() -> None:
     train, validation, test = (
         {_solve(problem.question)[1] for problem in generate("gsm-mini", split=split, num_problems=n, seed=n)}
@@ -118,13 +112,6 @@ def test_splits_share_no_story_in_any_wording() -> None:
     assert not train & test
     assert not train & validation
     assert not validation & test
-
-
-def test_there_are_enough_contents_in_each_split() -> None:
-    rng = random.Random(3)
-    sizes = Counter(map(split_of, {gsm_mini.draw(rng).signature for _ in range(15_000)}))
-    assert sizes["train"] >= 5_000
-    assert sizes["test"] >= 1_000
 
 
 def test_every_number_of_steps_and_every_kind_occurs_and_no_guess_pays() -> None:

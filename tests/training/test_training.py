@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.training import LengthBucketSampler
+from lrd_peft.training import LengthBucketSampler, StepSampler
 
 
 def order(lengths: list[int], *, batch_size: int, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -58,3 +58,12 @@ def test_batches_of_an_epoch_are_cut_anew_in_the_next():
         for one in (order(lengths, batch_size=4, epoch=epoch) for epoch in (0, 1))
     ]
     assert len(members[0] & members[1]) < 20
+
+
+def test_each_problem_knows_its_optimizer_step_in_every_epoch():
+    bucket = LengthBucketSampler(list(range(10)), batch_size=4, seed=0)
+    sampler = StepSampler(bucket, problems_per_step=4)
+    for epoch, steps in ((0, [0] * 4 + [1] * 4 + [2] * 2), (2, [6] * 4 + [7] * 4 + [8] * 2)):
+        sampler.set_epoch(epoch)
+        assert list(sampler) == list(zip(order(list(range(10)), batch_size=4, epoch=epoch), steps, strict=True))
+    assert len(sampler) == 10

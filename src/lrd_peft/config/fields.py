@@ -16,11 +16,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from lrd_peft.methods import check_method
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
@@ -79,6 +82,8 @@ class Fields(BaseModel):
     """Which blocks "teacher:N" keeps: evenly spread, the first, both ends, or the first and the very last."""
     keep_blocks: Layers | None = None
     """The very blocks that "teacher:N" keeps, counted from 0; instead of prune_how."""
+    student_weights: Literal["base", "trained"] = "base"
+    """Whose blocks "teacher:N" keeps: those of the teacher as it came, or as phase 1 left it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number type of the computation."""
     quantization: Literal["4bit", "8bit"] | None = None
@@ -132,7 +137,7 @@ class Fields(BaseModel):
     epochs_last_stage: Annotated[float, Field(ge=0)] | None = None
     """Epochs of the last stage; epochs_per_stage if not given."""
     uniform_prob: Share = 0.0
-    """Share of rows drawn from an earlier stage, against forgetting."""
+    """Share of optimizer steps at a stage drawn from all, against forgetting."""
     teacher_learning_rate: Rate = 1e-4
     """Peak learning rate of the teacher."""
     teacher_batch_size: Count = 16
@@ -148,7 +153,9 @@ class Fields(BaseModel):
     shard_bytes: Count = 64 * 2**20
     """Size at which the store begins a new file."""
 
-    # Phase 3: distil into the student
+    # Phase 3: make the student
+    method: Annotated[Name, AfterValidator(check_method)] = "latent-lora"
+    """How the student is made: latent-lora, latent-full, distill-lora, standard-distill, full-finetune, direct, ..."""
     distill_alpha: Share = 0.1
     """Alpha of L = alpha * L_distill + (1 - alpha) * L_task."""
     distill_layers: Layers = (8, 9, 10, 11, 12)
@@ -161,6 +168,12 @@ class Fields(BaseModel):
     """Distance between a student's and a teacher's hidden state."""
     thoughts_from: Literal["student", "teacher", "annealed"] = "student"
     """Whose thoughts are fed back in training: its own, the stored ones, or from these to those."""
+    token_alpha: Share = 0.5
+    """Alpha of the token losses: alpha * temperature^2 * KL + (1 - alpha) * L_task (standard-distill, distill-lora)."""
+    temperature: Rate = 2.0
+    """Temperature of both token distributions in that KL."""
+    codi_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the distance between thought and written path (codi, pccot)."""
     lora_r: Count = 16
     """LoRA rank."""
     lora_alpha: Count = 32
@@ -177,6 +190,8 @@ class Fields(BaseModel):
     """Batches in one optimizer step."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
     """Epochs of the student."""
+    max_seconds: Rate | None = None
+    """Train the student for as many steps as fit into this time, instead of epochs; a step is timed once, before."""
     warmup_steps: Warmup = 0.1
     """Warm-up of each training's learning rate: a share below 1 (or 10%), else a number of steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -187,8 +202,8 @@ class Fields(BaseModel):
     """Course of the learning rate after the warm-up."""
 
     # Evaluation
-    methods: Names = ("base", "teacher-cot", "teacher-latent", "latent-lora")
-    """Methods in the table."""
+    methods: Annotated[tuple[Name, ...], AfterValidator(_distinct)] = ("base", "teacher-cot", "teacher-latent")
+    """Methods graded beside the run's own, where the run has their models."""
     eval_batch_size: Count = 64
     """Problems in one batch of generation."""
     max_new_tokens: Count | None = None
@@ -197,8 +212,10 @@ class Fields(BaseModel):
     # Run
     output_dir: Name = "runs/default"
     """Run folder."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Seed of everything random."""
+    teacher_seed: Seed | None = None
+    """Seed of the training problems and of phase 1, for students of several seeds; seed if not given."""
     device: Annotated[str, AfterValidator(_device_name)] | None = None
     """Device: cpu, cuda, cuda:1, mps, ...; the best there is if not given."""
     report_to: Literal["none", "wandb", "tensorboard", "trackio"] = "none"

@@ -1,7 +1,8 @@
 """Which fields change the result of which phase, so that an artifact is reused or refused. Knows names only.
 
-Each phase builds on the one before, so its identity holds that one's fields too. Fields that change where,
-how fast or how visibly a run works (output_dir, device, num_threads, report_to, ...) belong to no phase.
+Each phase builds on the one before, so its identity holds that one's fields too. A method that skips a phase is not
+told apart by that phase's fields. Fields that change where, how fast or how visibly a run works (output_dir, device,
+num_threads, report_to, ...) belong to no phase.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
+
+from lrd_peft.methods import METHODS
 
 Phase = Literal["teacher", "store", "student", "evaluation"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -23,16 +26,18 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
         *("steps_style", "prompt_style", "max_length"),
         *("thoughts_per_step", "max_stage", "thought_projection", "thought_passes", "thought_markers"),
         *("teacher_tuning", "epochs_stage0", "epochs_per_stage", "epochs_last_stage", "uniform_prob"),
-        *("teacher_learning_rate", "teacher_batch_size", "seed"),
+        *("teacher_learning_rate", "teacher_batch_size", "teacher_seed"),
         # both trainings have these
         *("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler"),
     ),
     "store": ("positions", "store_dtype", "store_layers"),
     "student": (
-        *("student", "student_revision", "prune_how", "keep_blocks"),
+        *("method", "student", "student_revision", "prune_how", "keep_blocks", "student_weights"),
         *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
-        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs"),
+        *("token_alpha", "temperature", "codi_weight"),
+        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
         *_LORA,
+        "seed",
     ),
     "evaluation": (
         *("methods", "eval_datasets", "num_eval_problems", "eval_split", "eval_batch_size", "max_new_tokens"),
@@ -45,23 +50,94 @@ NO_RESULT = (
 )
 
 
+# Fields that count only for some methods.
+_OF_LOSS = {
+    "latent": ("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
+    "tokens": ("token_alpha", "temperature"),
+    "self": ("codi_weight",),
+}
+_OF_TEACHER = (
+    *("quantization", "num_validation_problems", "teacher_tuning", "epochs_stage0", "uniform_prob"),
+    *("teacher_learning_rate", "teacher_batch_size"),
+)
+_OF_LATER_STAGES = ("epochs_per_stage", "epochs_last_stage")
+_OF_STUDENT_TRAINING = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds")
+_OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
+
+
+def needed_teacher(values: Mapping[str, Any]) -> Literal["none", "cot", "latent"]:
+    """Return which trained teacher the method goes back to: to learn from it, or to begin with its blocks."""
+    row = METHODS[values["method"]]
+    if row.needs in ("store", "teacher/latent"):
+        return "latent"
+    if row.needs == "teacher/cot":
+        return "cot"
+    return "none" if values["student_weights"] == "base" else row.begins_with
+
+
+def needed_phases(values: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """Return the phases that a configuration's method goes through, in order."""
+    row = METHODS[values["method"]]
+    skipped: set[Phase] = set()
+    if needed_teacher(values) == "none":
+        skipped |= {"teacher"}
+    if row.needs != "store":
+        skipped |= {"store"}
+    if row.trains == "nothing":
+        skipped |= {"student"}
+    return tuple(phase for phase in PHASES if phase not in skipped)
+
+
+def _without_effect(values: Mapping[str, Any]) -> set[str]:
+    """Return the fields that do nothing with the method of these values."""
+    row = METHODS[values["method"]]
+    unused = {name for loss, names in _OF_LOSS.items() if loss != row.loss for name in names}
+    teacher = needed_teacher(values)
+    if teacher == "none":
+        unused |= {*_OF_TEACHER, *_OF_LATER_STAGES}
+        if not values["student"].startswith("teacher:"):
+            unused |= {"teacher", "teacher_revision"}
+    if teacher == "cot":
+        unused |= set(_OF_LATER_STAGES)
+    if row.needs != "store":
+        unused |= set(OWN_FIELDS["store"])
+    if row.trains == "nothing":
+        unused |= {*_OF_STUDENT_TRAINING, "seed"}
+        if teacher == "none":
+            unused |= set(_OF_ANY_TRAINING)
+    tunes_teacher = teacher != "none" and values["teacher_tuning"] != "full"
+    if row.trains != "lora" and not tunes_teacher:
+        unused |= set(_LORA)
+    return unused
+
+
 def phase_fields(values: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
     """Return the values that decide what the phase produces, with those of the phases before it.
 
-    Values that mean the same are made the same: store_layers that are not given become the distill_layers,
-    epochs_last_stage becomes epochs_per_stage, eval_datasets the parts of dataset.
+    Fields that do nothing with the method are left out. Values that mean the same are made the same: store_layers
+    become what the store really holds, epochs_last_stage becomes epochs_per_stage, teacher_seed becomes seed,
+    eval_datasets the parts of dataset.
     """
     names = [name for earlier in PHASES[: PHASES.index(phase) + 1] for name in OWN_FIELDS[earlier]]
     if values["teacher_tuning"] != "full":
         names += [name for name in _LORA if name not in names]
-    fields = {name: values[name] for name in names}
-    if fields["epochs_last_stage"] is None:
+    unused = _without_effect(values)
+    fields = {name: values[name] for name in names if name not in unused}
+    if "epochs_last_stage" in fields and fields["epochs_last_stage"] is None:
         fields["epochs_last_stage"] = values["epochs_per_stage"]
     if "store_layers" in fields:
-        fields["store_layers"] = tuple(sorted(values["store_layers"] or values["distill_layers"]))
+        fields["store_layers"] = stored_layers(values)
+    if fields["teacher_seed"] is None:
+        fields["teacher_seed"] = values["seed"]
     if "eval_datasets" in fields and values["eval_datasets"] is None:
         fields["eval_datasets"] = tuple(part.strip() for part in values["dataset"].split("+"))
     return fields
+
+
+def stored_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the teacher layers that the store holds, in rising order: layer 0, the thoughts, if they are fed in."""
+    thoughts = () if values["thoughts_from"] == "student" else (0,)
+    return tuple(sorted({*(values["store_layers"] or values["distill_layers"]), *thoughts}))
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,11 @@ def parse_request(
 def _read_fields(path: Path) -> dict[str, Any]:
     """Read a YAML file and check each field by itself; rules between fields wait until the flags are in."""
     values, lines = read_yaml(path)
+    for name in values:
+        if name not in Fields.model_fields:
+            line = lines.get(str(name))
+            where = f", line {line}" if line else ""
+            raise UserError(f'{path}{where}: there is no setting "{name}".{nearest_field(str(name))}')
 
     def place(field: str) -> str:
         return f"{path}, line {lines[field]}: " if field in lines else f"{path}: "
@@ -115,20 +121,18 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    for name in values:
-        if name not in Fields.model_fields:
-            line = lines.get(str(name))
-            where = f", line {line}" if line else ""
-            raise UserError(f'{path}{where}: there is no setting "{name}".{nearest_field(str(name))}')
     return values, lines
 
 
 def dump_yaml(config: RunConfig) -> str:
     """Return every field as YAML that `load_config` reads back to an equal configuration."""
+    values = config.model_dump(mode="json")
+    # PyYAML writes Unicode's own line breaks as they are, and reads them back as others.
+    breaks = any(mark in json.dumps(values, ensure_ascii=False) for mark in "\x85\u2028\u2029")
     return yaml.safe_dump(
-        config.model_dump(mode="json"),
+        values,
         sort_keys=False,
         default_flow_style=None,
-        allow_unicode=True,
+        allow_unicode=not breaks,
         width=10**6,
     )

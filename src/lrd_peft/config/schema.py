@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 from typing_extensions import Self
@@ -11,6 +11,7 @@ from typing_extensions import Self
 from lrd_peft.config import identity
 from lrd_peft.config.fields import Fields
 from lrd_peft.config.identity import Phase
+from lrd_peft.methods import METHODS, REFERENCES, check_method
 
 
 class RunConfig(Fields):
@@ -32,6 +33,17 @@ class RunConfig(Fields):
                 )
             if list(self.keep_blocks) != sorted(self.keep_blocks):
                 raise ValueError(f"keep_blocks is {list(self.keep_blocks)}; list them in rising order")
+        if self.student_weights == "trained":
+            if depth is None:
+                raise ValueError(
+                    f'student_weights is "trained", but student is "{self.student}"; only "teacher:N" is made of the '
+                    "teacher's blocks: set student to it, or student_weights to base"
+                )
+            if self.teacher_tuning != "full":
+                raise ValueError(
+                    f'student_weights is "trained", but teacher_tuning "{self.teacher_tuning}" trains none of the '
+                    "blocks themselves; set teacher_tuning to full, or student_weights to base"
+                )
         if self.student_layers is not None and len(self.student_layers) != len(self.distill_layers):
             raise ValueError(
                 f"student_layers names {len(self.student_layers)} layers and distill_layers "
@@ -52,6 +64,18 @@ class RunConfig(Fields):
                 f'a teacher in {self.quantization} cannot be trained with teacher_tuning "full"; '
                 'set teacher_tuning to "qlora" or leave quantization out'
             )
+        method = METHODS[self.method]
+        if self.max_stage == 0 and (method.rows in ("stages", "both") or method.needs == "teacher/latent"):
+            raise ValueError(
+                f'method "{self.method}" takes steps away, but max_stage is 0 (all steps are written); '
+                "set max_stage to 1 or more"
+            )
+        for name in self.methods:
+            if check_method(name) not in (*REFERENCES, self.method):
+                raise ValueError(
+                    f'methods names "{name}", which a run of its own makes (--method {name}); beside the run\'s '
+                    f"own method there can be {', '.join(REFERENCES)}"
+                )
         if any(not part.strip() for part in self.dataset.split("+")):
             raise ValueError(f'dataset is "{self.dataset}"; it must be a name or names joined by +')
         return self
@@ -81,12 +105,32 @@ class RunConfig(Fields):
     @property
     def stored_layers(self) -> tuple[int, ...]:
         """The teacher layers that the store holds, in rising order."""
-        return tuple(sorted(self.store_layers or self.distill_layers))
+        return identity.stored_layers(self.model_dump())
+
+    @property
+    def needed_phases(self) -> tuple[Phase, ...]:
+        """The phases that the method goes through."""
+        return identity.needed_phases(self.model_dump())
+
+    @property
+    def needed_teacher(self) -> Literal["none", "cot", "latent"]:
+        """The trained teacher that the method goes back to, to learn from it or to begin with its blocks."""
+        return identity.needed_teacher(self.model_dump())
+
+    @property
+    def graded_methods(self) -> tuple[str, ...]:
+        """The methods that the evaluation grades, the run's own last; those without a model are left out there."""
+        return (*(name for name in self.methods if name != self.method), self.method)
 
     @property
     def last_stage_epochs(self) -> float:
         """Epochs of the curriculum's last stage."""
         return self.epochs_per_stage if self.epochs_last_stage is None else self.epochs_last_stage
+
+    @property
+    def problems_seed(self) -> int:
+        """Seed of the training problems and of phase 1."""
+        return self.seed if self.teacher_seed is None else self.teacher_seed
 
     @property
     def num_thoughts(self) -> int:

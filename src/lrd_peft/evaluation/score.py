@@ -29,10 +29,11 @@ def score(
     """Answer and grade problems; results come in the order of the problems.
 
     Args:
-        thinking: in continuous thoughts, else in written steps.
+        thinking: in continuous thoughts if the model has slots for them, else in written steps.
         max_new_tokens: the most tokens that a problem may take; a text cut there is graded as it stands.
         force_marker: after the thoughts, make the model answer at once; False lets it write remaining steps first.
     """
+    thinking = thinking and model.options.num_thoughts > 0
     was_training = model.training
     model.eval()
     # Neighbours in length share a batch, so that little is padded.
@@ -100,5 +101,6 @@ def _confidence(row: Generated, start: int) -> float | None:
 def written_limit(model: ThinkingModel, problems: Sequence[Problem], *, thinking: bool) -> int:
     """Return a limit for new tokens: one and a half times the longest of these problems' texts, and some."""
     encoded = model.encoder.encode_many(problems)
+    thinking = thinking and model.options.num_thoughts > 0
     longest = max(len(row.answer) if thinking else len(row.suffix(0)) for row in encoded)
     return math.ceil(longest * 1.5) + 4

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from lrd_peft.config import RunConfig, dump_yaml
 from lrd_peft.distillation import map_layers
 from lrd_peft.errors import UserError
 from lrd_peft.experiments.preflight import student_config, teacher_config
+from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import block_count, count_parameters, hidden_size, meta_model
 from lrd_peft.run_inputs import train_split
 from lrd_peft.store import StoreSpec, estimate_bytes
@@ -34,13 +36,40 @@ def dry_run(config: RunConfig) -> str:
 
     No weights are loaded and nothing is written.
     """
-    teacher, student = teacher_config(config, published=True), student_config(config, published=True)
-    pairs = map_layers(
-        config.distill_layers,
-        teacher_blocks=block_count(teacher),
-        student_blocks=block_count(student),
-        student_layers=config.student_layers,
+    method = METHODS[config.method]
+    student = student_config(config, published=True)
+    teacher = None if config.needed_teacher == "none" else teacher_config(config, published=True)
+    num_student, num_teacher = count_parameters(student), count_parameters(teacher) if teacher else 0
+    num_problems, question, written, source = _lengths(config)
+    work = _work(config, num_teacher, num_student, num_problems, question, written)
+    lines = [dump_yaml(config).rstrip(), ""]
+    share = ""
+    if teacher is not None:
+        share = f" ({num_student / num_teacher:.1%} of the teacher's)"
+        lines.append(f"teacher: {config.teacher}, {_size(teacher)}")
+    trained, how = {"all": num_student, "lora": 0, "nothing": 0}[method.trains], ""
+    if method.trains == "lora":
+        trained, how = _adapter_parameters(config, student), f" (LoRA r={config.lora_r})"
+    lines += [
+        f"student: {config.student}, {_size(student)}{share}",
+        f"method: {config.method} ({method.title}); phases: {', '.join(config.needed_phases)}",
+        f"trained in the student: {trained:,} parameters{how}",
+        f"problems: {num_problems:,} ({source}), about {question:.0f} tokens in the question, {written:.0f} written",
+    ]
+    if teacher is not None and method.needs == "store":
+        lines += _store_lines(config, teacher, student, num_problems, question)
+    lines.append(
+        f"work in 10^12 operations: teacher {work.teacher / 1e12:,.2f}, store {work.store / 1e12:,.2f}, "
+        f"student {work.student / 1e12:,.2f}"
     )
+    return "\n".join(lines)
+
+
+def _size(model: PreTrainedConfig) -> str:
+    return f"{block_count(model)} blocks, width {hidden_size(model)}, {count_parameters(model):,} parameters"
+
+
+def _adapter_parameters(config: RunConfig, student: PreTrainedConfig) -> int:
     meta = meta_model(student)
     adapted = get_peft_model(
         meta,
@@ -52,8 +81,19 @@ def dry_run(config: RunConfig) -> str:
             task_type="CAUSAL_LM",
         ),
     )
-    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    num_problems, question, written, source = _lengths(config)
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def _store_lines(
+    config: RunConfig, teacher: PreTrainedConfig, student: PreTrainedConfig, num_problems: int, question: float
+) -> list[str]:
+    """Return what the store would hold, and which layers would meet."""
+    pairs = map_layers(
+        config.distill_layers,
+        teacher_blocks=block_count(teacher),
+        student_blocks=block_count(student),
+        student_layers=config.student_layers,
+    )
     spec = StoreSpec(
         fingerprints={},
         teacher_name=config.teacher,
@@ -69,23 +109,10 @@ def dry_run(config: RunConfig) -> str:
     if config.positions == "all":
         per_problem = round(question) + config.num_thoughts + 8
     size = estimate_bytes(spec, per_problem * num_problems)
-    num_teacher, num_student = count_parameters(teacher), count_parameters(student)
-    work = _work(config, num_teacher, num_student, num_problems, question, written)
-    lines = [
-        dump_yaml(config).rstrip(),
-        "",
-        f"teacher: {config.teacher}, {block_count(teacher)} blocks, width {hidden_size(teacher)}, "
-        f"{num_teacher:,} parameters",
-        f"student: {config.student}, {block_count(student)} blocks, width {hidden_size(student)}, "
-        f"{num_student:,} parameters ({num_student / num_teacher:.1%} of the teacher's)",
-        f"trained in the student: {trainable:,} parameters (LoRA r={config.lora_r})",
+    return [
         "layers of the teacher -> of the student: " + ", ".join(f"{a}->{b}" for a, b in pairs.items()),
-        f"problems: {num_problems:,} ({source}), about {question:.0f} tokens in the question, {written:.0f} written",
         f"store: {size / 1e9:.3f} GB ({per_problem} positions a problem, {len(spec.layers)} layers, {spec.dtype})",
-        f"work in 10^12 operations: teacher {work.teacher / 1e12:,.2f}, store {work.store / 1e12:,.2f}, "
-        f"student {work.student / 1e12:,.2f}",
     ]
-    return "\n".join(lines)
 
 
 def _lengths(config: RunConfig) -> tuple[int, float, float, str]:
@@ -105,6 +132,7 @@ def _lengths(config: RunConfig) -> tuple[int, float, float, str]:
 def _work(
     config: RunConfig, num_teacher: int, num_student: int, num_problems: int, question: float, written: float
 ) -> Work:
+    method = METHODS[config.method]
     thoughts, answer = config.num_thoughts, 6
     stage0 = config.epochs_stage0 * (question + written)
     middle = sum(
@@ -113,9 +141,21 @@ def _work(
         for stage in range(1, config.max_stage)
     )
     last = config.last_stage_epochs * (question + thoughts + answer) if config.max_stage else 0.0
-    sequence = question + thoughts + answer
+    thinking = question + thoughts + answer
+    of_student = {
+        "steps": question + written,
+        "answer": question + answer,
+        "stages": question + answer + written / 4,  # they go over the first half of the training
+        "thoughts": thinking,
+        "both": question + written + thinking,
+        "none": 0.0,
+    }[method.rows]
+    beside = 2.0 * num_teacher * of_student if method.loss == "tokens" else 0.0
     return Work(
-        teacher=6.0 * num_teacher * num_problems * (stage0 + middle + last),
-        store=2.0 * num_teacher * num_problems * sequence,
-        student=6.0 * num_student * num_problems * config.epochs * sequence,
+        teacher=6.0
+        * num_teacher
+        * num_problems
+        * (stage0 if config.needed_teacher == "cot" else stage0 + middle + last),
+        store=2.0 * num_teacher * num_problems * thinking if method.needs == "store" else 0.0,
+        student=num_problems * config.epochs * (6.0 * num_student * of_student + beside),
     )

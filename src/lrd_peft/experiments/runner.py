@@ -28,18 +28,25 @@ RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
 }
 
 
-def run_phases(config: RunConfig, phases: tuple[str, ...]) -> None:
+def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | None = None) -> None:
     """Run the phases that are not finished; with all of them done, write the record.
 
+    Args:
+        held: a folder that the caller holds, for phases that several configurations share or after its own
+            preflight; else the configuration's own is claimed.
+
     Raises:
-        UserError: from a phase, or if the run folder belongs to another configuration.
+        UserError: from a phase, or if the run folder belongs to another configuration or process.
     """
+    if held is not None:
+        _run_held(config, held, phases)
+        return
     preflight(config)
     with RunFolder.claim(config) as run:
-        _run_claimed(config, run, phases)
+        _run_held(config, run, phases)
 
 
-def _run_claimed(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
+def _run_held(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # PEFT still asks transformers for an attribute that has been renamed.
@@ -50,49 +57,63 @@ def _run_claimed(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> 
     for phase in PHASES:
         if phase not in phases:
             continue
-        if run.finished(phase, config) is not None:
-            found = run.damages(phase, config)
-            if not found:
-                print(f"{phase}: finished, skipped ({run.root})")
-                continue
-            print(f"{phase}: {found[0]} ({len(found)} in all); what is damaged is made again")
-        print(f"{phase}: begins")
-        run.log("phase begins", phase=phase)
-        RECIPES[phase](config, run)
-        run.log("phase finished", phase=phase)
+        if phase not in config.needed_phases:
+            print(f"{phase}: {config.method} needs none, skipped")
+            continue
+        if _is_whole(config, run, phase):
+            continue
+        with run.alone(phase):
+            if run.is_shared(phase) and _is_whole(config, run, phase):
+                continue  # another run has made it meanwhile
+            print(f"{phase}: begins")
+            run.log("phase begins", phase=phase)
+            RECIPES[phase](config, run)
+            run.log("phase finished", phase=phase)
     if "evaluation" in phases:
         write_record(run.record, make_record(config, run))
         run.seal()
 
 
+def _is_whole(config: RunConfig, run: RunFolder, phase: Phase) -> bool:
+    """Return whether a phase is finished and what it made undamaged, and say so."""
+    if run.finished(phase, config) is None:
+        return False
+    if found := run.damages(phase, config):
+        print(f"{phase}: {found[0]} ({len(found)} in all); what is damaged is made again")
+    else:
+        print(f"{phase}: finished, skipped ({run.root})")
+    return not found
+
+
 def make_record(config: RunConfig, run: RunFolder) -> Record:
-    """Return the record of a finished run: its method is the student's, the other methods stand beside it."""
-    notes = {phase: run.require(phase, config) for phase in PHASES}
-    found: dict[str, dict[str, Any]] = json.loads((run.root / "evaluation.json").read_text(encoding="utf-8"))
-    table = {name: {method: found[name][method] for method in config.methods} for name in config.evaluated_datasets}
-    curves = [
-        {
-            "phase": "teacher",
-            "stage": note["stage"],
-            **{k: note[k] for k in ("accuracy", "num_validation") if k in note},
-        }
-        for note in notes["teacher"]["history"]
-    ]
-    for note in notes["teacher"]["history"]:
+    """Return the record of a finished run: its method's, with the other graded methods beside it.
+
+    A phase that the method skips took no time.
+    """
+    notes = {phase: run.require(phase, config) for phase in config.needed_phases}
+    table: dict[str, dict[str, Any]] = json.loads((run.root / "evaluation.json").read_text(encoding="utf-8"))
+    curves: list[dict[str, Any]] = []
+    stages = notes["teacher"]["history"] if "teacher" in notes else []
+    for note in stages:
+        found = {name: note[name] for name in ("accuracy", "num_validation") if name in note}
+        curves.append({"phase": "teacher", "stage": note["stage"], **found})
+    for note in stages:
         curves += [{"phase": "teacher", "stage": note["stage"], **row} for row in _thin(note["curve"])]
-    curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
+    if "student" in notes:
+        curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
+    trained = notes.get("student") or notes.get("teacher") or {"trainable_parameters": 0}
     return Record(
-        method="latent-lora",
-        datasets=tuple(table),
+        method=config.method,
+        datasets=config.evaluated_datasets,
         seed=config.seed,
         config=config.model_dump(mode="json"),
         environment=environment(),
-        metrics=table,
+        metrics={name: table[name] for name in config.evaluated_datasets},
         costs=Costs(
-            wall_seconds={phase: notes[phase]["wall_seconds"] for phase in PHASES},
+            wall_seconds={phase: notes[phase]["wall_seconds"] if phase in notes else 0.0 for phase in PHASES},
             peak_memory_bytes=peak_memory_bytes(),
-            trainable_parameters=notes["student"]["trainable_parameters"],
-            total_parameters=notes["student"]["total_parameters"],
+            trainable_parameters=trained["trainable_parameters"],
+            total_parameters=table[config.evaluated_datasets[0]][config.method]["total_parameters"],
         ),
         curves=tuple(curves),
     )

@@ -17,7 +17,7 @@ class Checked:
     """What a check found.
 
     Attributes:
-        rows: name of each part, "whole", "damaged" or "not finished", and the damages.
+        rows: name of each part, "whole", "damaged", "not finished" or "not kept", and the damages.
     """
 
     root: Path
@@ -61,9 +61,11 @@ def verify(root: Path) -> Checked:
     except UserError as error:
         return Checked(root, (("config.yaml", "damaged", (str(error),)),))
     rows.append(("config.yaml", *_state(damages(root, {k: v for k, v in listed.items() if k == "config.yaml"}))))
-    for phase in PHASES:
+    for phase in config.needed_phases:
         marker = root / f"{phase}.done.json"
-        if run.finished(phase, config) is not None:
+        if phase == "student" and run.has_discarded(config) and not run.damages(phase, config):
+            rows.append((phase, "not kept", ("its results are in record.json",)))
+        elif run.finished(phase, config) is not None:
             rows.append((phase, *_state(run.damages(phase, config))))
         elif not marker.exists():
             rows.append((phase, "not finished", (f"made by `lrd {COMMANDS[phase]}` or `lrd run`",)))

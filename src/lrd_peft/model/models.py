@@ -28,7 +28,7 @@ class Solution:
 
     Attributes:
         text: everything that the model wrote, the answer marker included.
-        answer: what stands after the marker.
+        answer: what stands after the marker; everything if there is none.
         thoughts: for each thought the tokens that the LM head reads in it, most likely first.
     """
 
@@ -52,11 +52,13 @@ def write(
     """Let a model answer a batch of questions, in thoughts or in written steps.
 
     With thoughts the answer marker is forced after the last slot, unless `force_marker` is off (in the middle of the
-    curriculum the model still writes some steps); without, the model writes its steps and the marker. A question that
+    curriculum the model still writes some steps); without, or with a model that has no slots, the model writes its
+    steps and the marker. A question that
     leaves no room in the model's context gets nothing: no tokens, no passes.
     """
     prompts = [model.encoder.prompt(question) for question in questions]
     forced: tuple[int, ...] = ()
+    thinking = thinking and model.options.num_thoughts > 0
     if thinking:
         marker = model.encoder.marker if force_marker else ()
         pairs = [model.around_thoughts(prompt, marker) for prompt in prompts]
@@ -216,8 +218,8 @@ class StudentModel(ThinkingModel):
         return cls.load(folder, **load_options)
 
     @torch.no_grad()
-    def solve(self, questions: Sequence[str], *, max_new_tokens: int = 64, top_tokens: int = 3) -> list[Solution]:
-        """Answer questions in thoughts and show what each thought decodes to."""
+    def solve(self, questions: Sequence[str], *, max_new_tokens: int = 256, top_tokens: int = 3) -> list[Solution]:
+        """Answer questions, in thoughts if the student thinks, and show what each thought decodes to."""
         if isinstance(questions, str):
             raise UserError('solve takes a list of questions; put this one into brackets: solve(["..."])')
         if not questions:
@@ -234,14 +236,16 @@ class StudentModel(ThinkingModel):
                     f"{context_length(unwrap(self.lm).config)} tokens beside its thoughts; shorten it"
                 )
             text = str(self.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+            if self.options.num_thoughts > 0:
+                text = MARKER + text
             thoughts = tuple(
                 tuple(str(self.tokenizer.decode([token])) for token in slot) for slot in row.thought_tokens
             )
             solutions.append(
                 Solution(
                     question=question,
-                    text=MARKER + text,
-                    answer=text.strip(),
+                    text=text,
+                    answer=text.rpartition(MARKER.strip())[2].strip(),
                     thoughts=thoughts,
                     num_tokens=row.num_tokens,
                     num_passes=row.num_passes,

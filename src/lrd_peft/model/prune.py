@@ -13,11 +13,12 @@ Which blocks to drop is an open question, hence four ways:
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lrd_peft.errors import UserError, nearest
@@ -104,6 +105,31 @@ def find_blocks(lm: PreTrainedModel) -> nn.ModuleList:
             "its depth cannot be pruned"
         )
     return outermost[0]
+
+
+@contextlib.contextmanager
+def shallow(lm: PreTrainedModel, *, blocks: int) -> Iterator[list[Tensor]]:
+    """Run only the first blocks within this context; the list receives the output of the last of them at each pass.
+
+    transformers' own `hidden_states` show the last block that ran after the final norm, hence the list.
+
+    Raises:
+        UserError: if it cannot be told which of the modules are the blocks.
+    """
+    modules = find_blocks(lm)
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    rest = list(modules)[blocks:]
+    handle = modules[blocks - 1].register_forward_hook(keep)
+    del modules[blocks:]
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+        modules.extend(rest)
 
 
 def _checked(kept: Sequence[int], *, total: int) -> tuple[int, ...]:

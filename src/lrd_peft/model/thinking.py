@@ -12,6 +12,7 @@ through every thought. Hidden states are kept at the requested layers only, `hid
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from lrd_peft.errors import UserError
+from lrd_peft.model.prune import shallow
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -32,7 +34,8 @@ class Thinking:
     Attributes:
         thoughts: [B, N, H], the inputs at the slots.
         last: [B, 1 + N + S, H], last hidden states (post-norm) from the question's last token on: index j predicts
-            what follows slot j, index N + i what follows suffix token i (counted from 1).
+            what follows slot j, index N + i what follows suffix token i (counted from 1). With `states_only` those
+            of the last pass are missing.
         states: layer -> [B, P, H]; P = N + S (slots and suffix), or Q + N + S when the question was kept too.
         num_passes: sequential model passes.
     """
@@ -74,11 +77,27 @@ def head_logits(lm: nn.Module, hidden: Tensor) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
+def has_plain_head(lm: nn.Module) -> bool:
+    """Whether the LM head is one matrix and nothing else: no bias, scaling, capping, adapters or hooks."""
+    inner = unwrap(lm)
+    head = inner.get_output_embeddings()
+    config = inner.config.get_text_config()
+    names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    return (
+        type(head) is nn.Linear
+        and head.bias is None
+        and type(head.weight) is nn.Parameter  # not sharded, not quantized
+        and "forward" not in vars(head)
+        and not (head._forward_hooks or head._forward_pre_hooks)
+        and all(getattr(config, name, None) is None for name in names)
+    )
+
+
 class _Sequence:
     """A growing sequence: KV cache, mask, positions, and the hidden states kept on the way."""
 
     def __init__(self, lm: nn.Module, mask: Tensor, *, layers: Sequence[int]) -> None:
-        inner = unwrap(lm)
+        self.inner = inner = unwrap(lm)
         self.decoder = inner.base_model
         self.embed = inner.get_input_embeddings()
         self.layers = list(layers)
@@ -86,6 +105,17 @@ class _Sequence:
         self.mask = mask[:, :0]
         self.next_position = torch.zeros_like(mask[:, 0])
         self.num_passes = 0
+
+    def finish(self, inputs: Tensor, mask: Tensor, *, padded: bool) -> dict[int, Tensor]:
+        """Run the pass after which nothing follows, for its kept states alone: no further than the deepest of them."""
+        deepest = max(self.layers, default=0)
+        with contextlib.ExitStack() as stack:
+            outputs: list[Tensor] | None = None
+            if 0 < deepest < self.inner.config.get_text_config().num_hidden_layers:
+                with contextlib.suppress(UserError):  # an unusual architecture runs in full
+                    outputs = stack.enter_context(shallow(self.inner, blocks=deepest))
+            _, states = self.extend(inputs, mask, padded=padded, keep=True)
+        return states if outputs is None else {**states, deepest: outputs[0]}
 
     def extend(self, inputs: Tensor, mask: Tensor, *, padded: bool, keep: bool) -> tuple[Tensor, dict[int, Tensor]]:
         """Run one pass over new positions: inputs [B, P, H], mask [B, P] -> last hidden [B, P, H] and kept states."""
@@ -141,6 +171,7 @@ def think(
     forced: Tensor | None = None,
     jacobi_passes: int | None = None,
     cache_out: list[Any] | None = None,
+    states_only: bool = False,
 ) -> Thinking:
     """Run question, thoughts and suffix.
 
@@ -156,6 +187,7 @@ def think(
         jacobi_passes: refine all thoughts together this many times (PCCoT, arXiv 2506.18582) instead of one after
             another; with `jacobi_passes >= N` the result is the sequential one.
         cache_out: a list that receives the sequence for decoding to go on from (see generate.py).
+        states_only: only thoughts and kept states are wanted; the last pass stops after the deepest kept layer.
 
     Raises:
         UserError: if a layer is out of range.
@@ -165,7 +197,9 @@ def think(
     sequence = _Sequence(lm, question_mask, layers=layers)
     # The one synchronisation: without padding no mask is needed, and attention takes its fast path.
     padded = not bool(question_mask.all())
-    question, suffix = sequence.embed(question_ids), sequence.embed(suffix_ids)
+    # One look-up: each has a gradient as large as the whole table.
+    embedded = sequence.embed(torch.cat([question_ids, suffix_ids], dim=1))
+    question, suffix = embedded.split([question_ids.shape[1], suffix_ids.shape[1]], dim=1)
     ones = torch.ones_like(question_mask[:, :1])
     slot_mask, suffix_mask = ones.expand(-1, num_thoughts), ones.expand(-1, suffix_ids.shape[1])
     num_question = question_ids.shape[1]
@@ -175,7 +209,10 @@ def think(
         assert slots.shape[1] == num_thoughts, f"{slots.shape[1]} forced thoughts for {num_thoughts} slots"
         inputs = torch.cat([question, slots, suffix], dim=1)
         mask = torch.cat([question_mask, slot_mask, suffix_mask], dim=1)
-        hidden, states = sequence.extend(inputs, mask, padded=padded, keep=True)
+        if states_only:
+            hidden, states = question[:, :0], sequence.finish(inputs, mask, padded=padded)
+        else:
+            hidden, states = sequence.extend(inputs, mask, padded=padded, keep=True)
         if not keep_question:
             states = {layer: state[:, num_question:] for layer, state in states.items()}
         thoughts, last = slots, hidden[:, num_question - 1 :]
@@ -195,9 +232,13 @@ def think(
             thoughts = tail = _jacobi(sequence, project, hidden[:, -1:], slot_mask, jacobi_passes, padded)
         inputs = torch.cat([tail, suffix], dim=1)
         mask = torch.cat([slot_mask[:, : tail.shape[1]], suffix_mask], dim=1)
-        hidden, states = sequence.extend(inputs, mask, padded=padded, keep=True)
+        if states_only:
+            states = sequence.finish(inputs, mask, padded=padded)
+        else:
+            hidden, states = sequence.extend(inputs, mask, padded=padded, keep=True)
+            last_parts.append(hidden)
         kept.append(states)
-        last = torch.cat([*last_parts, hidden], dim=1)
+        last = torch.cat(last_parts, dim=1)
         states = {layer: torch.cat([part[layer] for part in kept], dim=1) for layer in layers}
     if cache_out is not None:
         cache_out.append(sequence)

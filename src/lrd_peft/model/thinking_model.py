@@ -19,6 +19,7 @@ from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.encoding import Encoder
 from lrd_peft.errors import UserError
 from lrd_peft.model.facts import block_count, fingerprint_base, hidden_size
+from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
 from lrd_peft.model.loading import load_lm
 from lrd_peft.model.thinking import gather_positions, head_logits, think, unwrap
 
@@ -59,6 +60,7 @@ class ThinkingOutput:
         valid: bool [B, P], False where a row has no such position.
         mask: bool [B, P], the positions that a loss may use: valid ones but the first token.
         thoughts: [B, N, H], the inputs at the slots.
+        logits: [labelled positions, V], float32 at least, row by row; None unless asked for.
     """
 
     loss_sum: Tensor
@@ -67,6 +69,7 @@ class ThinkingOutput:
     valid: Tensor
     mask: Tensor
     thoughts: Tensor
+    logits: Tensor | None = None
 
 
 class ThoughtProjection(nn.Sequential):
@@ -130,6 +133,7 @@ class ThinkingModel(nn.Module):
                 raise UserError("a model object was given without its tokenizer; pass tokenizer=")
             self.name = self.source = str(model.config.name_or_path or type(model).__name__)
             self.lm, self.tokenizer, self.kept_blocks = model, tokenizer, None
+        fuse_activations(self.lm)
         self.load_options = load_options
         # What makes the weights under an adapter again; `name` may say where those came from long ago.
         self.base, self.base_options = self.name, load_options
@@ -209,6 +213,7 @@ class ThinkingModel(nn.Module):
         positions: str = "thoughts+answer",
         forced: Tensor | None = None,
         with_loss: bool = True,
+        with_logits: bool = False,
     ) -> ThinkingOutput:
         """Think through a batch (see `lrd_peft.data.collate.Batch`), and read the loss and the states.
 
@@ -227,6 +232,7 @@ class ThinkingModel(nn.Module):
             projection=self.projection,
             forced=forced,
             jacobi_passes=self.options.jacobi_passes,
+            states_only=not (with_loss or with_logits),
         )
         if 0 in thinking.states:
             # At a slot the thought itself; some architectures (GPT-2) have added its position in their layer 0.
@@ -236,9 +242,15 @@ class ThinkingModel(nn.Module):
             thinking.states[0] = torch.cat(parts, dim=1)
         labelled = labels != IGNORED
         loss = thinking.last.new_zeros((), dtype=torch.float32)
-        if with_loss:
+        logits = None
+        if with_loss or with_logits:
             predicting = thinking.last[:, num_thoughts : num_thoughts + labels.shape[1]]
-            loss = F.cross_entropy(head_logits(self.lm, predicting[labelled]), labels[labelled], reduction="sum")
+            if with_logits:
+                logits = head_logits(self.lm, predicting[labelled])
+            if with_loss and logits is not None:
+                loss = F.cross_entropy(logits, labels[labelled], reduction="sum")
+            elif with_loss:
+                loss = summed_cross_entropy(self.lm, predicting[labelled], labels[labelled])
         if keep_all:
             first_token = (question_mask.cumsum(dim=1) == 1) & (question_mask == 1)
             slot_part = torch.ones_like(question_mask[:, :1], dtype=torch.bool).expand(-1, num_thoughts)
@@ -258,6 +270,7 @@ class ThinkingModel(nn.Module):
             valid=valid,
             mask=mask,
             thoughts=thinking.thoughts,
+            logits=logits,
         )
 
     def num_parameters(self, *, trainable: bool = False) -> int:

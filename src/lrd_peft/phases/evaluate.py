@@ -11,48 +11,66 @@ from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
 from lrd_peft.evaluation.metrics import ProblemResult, summarise
 from lrd_peft.evaluation.score import score, written_limit
+from lrd_peft.methods import METHODS, REFERENCES
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import held_out, load_options, some_training_problems, thinking_options, trust
+from lrd_peft.run_inputs import held_out, some_training_problems, start_student, thinking_options, trust
 
 Loader = Callable[[RunConfig, RunFolder], ThinkingModel]
 
 
-def _base(config: RunConfig, run: RunFolder) -> ThinkingModel:
-    return StudentModel(config.student, options=thinking_options(config), **load_options(config, student=True))
+def _untrained(method: str) -> Loader:
+    return lambda config, run: start_student(config, run, thinking_options(config), method=method)
 
 
 def _saved_teacher(name: str) -> Loader:
     return lambda config, run: TeacherModel.load(run.teacher / name, **trust(config))
 
 
-# method -> how its model is had, and whether it thinks (else it writes its steps)
-METHODS: dict[str, tuple[Loader, bool]] = {
-    "base": (_base, False),
-    "base-latent": (_base, True),
-    "teacher-cot": (_saved_teacher("cot"), False),
-    "teacher-latent": (_saved_teacher("latent"), True),
-    "latent-lora": (lambda config, run: StudentModel.from_run(run.root, **trust(config)), True),
+def _trained(config: RunConfig, run: RunFolder) -> ThinkingModel:
+    return StudentModel.from_run(run.root, **trust(config))
+
+
+# How the model of a method that trains no student is had; that of all the others is the run's student.
+LOADERS: dict[str, Loader] = {
+    "base": _untrained("base"),
+    "base-latent": _untrained("base-latent"),
+    "teacher-cot": _saved_teacher("cot"),
+    "teacher-latent": _saved_teacher("latent"),
 }
+assert set(LOADERS) == set(REFERENCES)
+
+
+def _lacks(method: str, config: RunConfig, run: RunFolder) -> str:
+    """Return what a run has not of the model of a method; "" if it has all."""
+    row = METHODS[method]
+    needs = row.needs
+    if needs == "nothing" and config.student_weights == "trained":
+        needs = f"teacher/{row.begins_with}"
+    return "" if method not in REFERENCES or needs == "nothing" or (run.root / needs).is_dir() else needs
 
 
 def evaluate(config: RunConfig, run: RunFolder) -> None:
     """Grade every method on every data set that is not graded yet, and write evaluation.json."""
     began = time.perf_counter()
-    run.require("student", config)
-    made_from = run.inputs("evaluation")
+    for phase in config.needed_phases[:-1]:
+        run.require(phase, config)
+    made_from = run.inputs("evaluation", config)
     table: dict[str, dict[str, Any]] = {}
-    for method in config.methods:
+    for method in config.graded_methods:
+        if lacking := _lacks(method, config, run):
+            print(f"evaluation: {method} is left out, this run has no {lacking}")
+            continue
         model: ThinkingModel | None = None
-        loader, thinking = METHODS[method]
+        thinking = METHODS[method].thinks
         for dataset in config.evaluated_datasets:
             path = run.evaluation / f"{method}--{_file_name(dataset)}.json"
             graded = _read(path, config, made_from)
             if graded is None:
                 if model is None:
-                    model = loader(config, run).eval()
+                    model = LOADERS.get(method, _trained)(config, run).eval()
                     if config.device is not None:
                         model.to(config.device)
                 graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")

@@ -6,12 +6,13 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import items, row_at
-from lrd_peft.data.collate import collate
+from lrd_peft.data.collate import Row, collate
 from lrd_peft.data.problem import Problem
 from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
@@ -20,6 +21,9 @@ from lrd_peft.progress import Progress
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import training_problems, trust
 from lrd_peft.store import StoreSpec, StoreWriter, estimate_bytes, require_space
+
+# Batches are made of neighbours in length within windows of this many batches.
+WINDOW = 8
 
 
 def data_fingerprint(problems: Sequence[Problem]) -> str:
@@ -30,10 +34,54 @@ def data_fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()[:32]
 
 
-def layers_of(config: RunConfig) -> tuple[int, ...]:
-    """Return the layers that the store of a configuration holds: layer 0, the thoughts, if they are to be fed in."""
-    thoughts = () if config.thoughts_from == "student" else (0,)
-    return tuple(sorted({*config.stored_layers, *thoughts}))
+@torch.no_grad()
+def write_states(
+    teacher: TeacherModel,
+    rows: Sequence[Row],
+    problems: Sequence[Problem],
+    writer: StoreWriter,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> None:
+    """Run the teacher over the rows that the store lacks and add their states.
+
+    Neighbours in length share a batch, so that little is padded. Who shares a batch, and so its padding and rounding,
+    depends on the rows alone: it is the same whether or not a part was written before. After a signal (interrupt.py)
+    it returns when a shard is full.
+    """
+    layers, positions = writer.spec.layers, writer.spec.positions
+    missing = {index for first, stop in writer.missing for index in range(first, stop)}
+    pad = teacher.tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    if positions != "all":
+        # Nothing after the answer position is kept, and nothing before it depends on what comes after.
+        needed = positions == "thoughts+answer"
+        rows = [replace(row, suffix=row.suffix[: row.answer_start] if needed else ()) for row in rows]
+    window = batch_size * WINDOW
+    for begin in range(0, len(rows), window):
+        order = sorted(range(begin, min(begin + window, len(rows))), key=lambda i: rows[i].length)
+        waiting: dict[int, torch.Tensor] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            if missing.isdisjoint(chosen):
+                continue
+            batch = {
+                key: value.to(teacher.device) if isinstance(value, torch.Tensor) else value
+                for key, value in collate([rows[i] for i in chosen], pad_id=pad).items()
+            }
+            output = teacher(**batch, layers=layers, positions=positions, with_loss=False)
+            stacked = torch.stack([output.states[layer] for layer in layers], dim=1).cpu()
+            valid = output.valid.cpu()
+            for place, index in enumerate(chosen):
+                if index in missing:
+                    states = stacked[place]
+                    waiting[index] = states[:, valid[place]] if positions == "all" else states
+            progress.update(begin + start + len(chosen))
+        for index in sorted(waiting):
+            if asked() and writer.at_shard_end:
+                return
+            writer.add(index, waiting[index], problems[index].to_row())
 
 
 @torch.no_grad()
@@ -44,7 +92,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"), **trust(config))
     if config.device is not None:
         teacher.to(config.device)
-    layers = layers_of(config)
+    layers = config.stored_layers
     check_layers(teacher.lm, layers)
     encoded = training_problems(config, teacher).encoded
     problems = [row.problem for row in encoded]
@@ -70,32 +118,12 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     with until_safe(), StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes) as writer:
         for damage in writer.damages:
             print(f"store: {damage}, written again")
-        missing = {index for first, stop in writer.missing for index in range(first, stop)}
-        require_space(run.root, num_bytes * len(missing) // len(rows))
-        size = config.eval_batch_size
-        pad = teacher.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        with Progress("extraction", total=len(rows), unit="problems", initial=len(rows) - len(missing)) as progress:
-            # Batches always begin at multiples of the size: who shares a batch, and so its padding and rounding, is
-            # the same whether or not a part was written before.
-            for start in range(0, len(rows), size):
-                chosen = rows[start : start + size]
-                if missing.isdisjoint(range(start, start + len(chosen))):
-                    continue
-                batch = {
-                    key: value.to(teacher.device) if isinstance(value, torch.Tensor) else value
-                    for key, value in collate(chosen, pad_id=pad).items()
-                }
-                output = teacher(**batch, layers=layers, positions=config.positions, with_loss=False)
-                stacked = torch.stack([output.states[layer] for layer in layers], dim=1)
-                for place, row in enumerate(chosen):
-                    if row.index not in missing:
-                        continue
-                    if asked() and writer.at_shard_end:
-                        return
-                    states = stacked[place][:, output.valid[place]]
-                    writer.add(row.index, states.cpu(), problems[row.index].to_row())
-                progress.update(start + len(chosen))
+        num_missing = sum(stop - first for first, stop in writer.missing)
+        require_space(run.root, num_bytes * num_missing // len(rows))
+        with Progress("extraction", total=len(rows), unit="problems", initial=len(rows) - num_missing) as progress:
+            write_states(teacher, rows, problems, writer, batch_size=config.eval_batch_size, progress=progress)
+        if asked():
+            return
         writer.finish()
     run.finish(
         "store",

@@ -49,25 +49,25 @@ class Recipe:
     seed: int = 20
 
 
-_PROBLEMS = (("gsm-mini", 80_000), ("math-mini", 35_000), ("aqua-mini", 35_000))
 RECIPES = {
     "tiny-teacher": Recipe(
         hidden_size=80,
         intermediate_size=216,
         num_blocks=12,
         num_heads=4,
-        problems=_PROBLEMS,
+        problems=(("gsm-mini", 80_000), ("math-mini", 35_000), ("aqua-mini", 35_000)),
         drills=30_000,
         batch_size=32,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
     ),
     "tiny-student": Recipe(
         hidden_size=72,
         intermediate_size=192,
         num_blocks=6,
         num_heads=4,
-        problems=_PROBLEMS,
-        drills=30_000,
+        # Enough to write chains, and far from all that it could learn: what a student is, before it is taught.
+        problems=(("gsm-mini", 32_000), ("math-mini", 14_000), ("aqua-mini", 14_000)),
+        drills=12_000,
         batch_size=32,
         learning_rate=2e-3,
     ),

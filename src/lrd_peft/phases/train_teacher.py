@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from transformers import set_seed
+
 from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.checksums import folder_damages
 from lrd_peft.config import RunConfig
@@ -22,7 +24,6 @@ from lrd_peft.curriculum import Item, StageCollator, items
 from lrd_peft.data.problem import Problem
 from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
-from lrd_peft.lora import create_lora_model
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.saving import read_description, save_model
 from lrd_peft.run_folder import RunFolder
@@ -34,6 +35,7 @@ from lrd_peft.run_inputs import (
     training_arguments,
     training_problems,
     trust,
+    with_lora,
 )
 from lrd_peft.training import ThinkingTrainer
 
@@ -52,9 +54,11 @@ class Stage:
 
 
 def stages(config: RunConfig) -> list[Stage]:
-    """Return the stages of a configuration, in order."""
+    """Return the stages of a configuration, in order: stage 0 alone if the method needs no teacher that thinks."""
     last = config.max_stage
     plan = [Stage(0, config.epochs_stage0, last == 0)]
+    if config.needed_teacher == "cot":
+        return plan
     for number in range(1, last + 1):
         epochs = config.last_stage_epochs if number == last else config.epochs_per_stage
         plan.append(Stage(number, epochs, number == last))
@@ -143,15 +147,10 @@ def _teacher(config: RunConfig, run: RunFolder, after: Stage | None) -> TeacherM
         folder = run.teacher / after.folder
         teacher = TeacherModel.load(folder, trainable=True, **trust(config))
     else:
+        set_seed(config.problems_seed)
         teacher = TeacherModel(config.teacher, options=thinking_options(config, num_thoughts=0), **options)
         if config.teacher_tuning != "full":
-            teacher = create_lora_model(
-                teacher,
-                config.lora_r,
-                config.lora_alpha,
-                lora_dropout=config.lora_dropout,
-                target_modules=config.lora_targets,
-            )
+            teacher = with_lora(config, teacher)
     for note in teacher.notes:
         print(note)
     return teacher
@@ -171,16 +170,9 @@ def _train_stage(
             max_stage=config.max_stage,
             thoughts_per_step=config.thoughts_per_step,
             uniform_prob=config.uniform_prob,
-            seed=config.seed,
+            seed=config.problems_seed,
         ),
-        args=training_arguments(
-            config,
-            output_dir=folder,
-            epochs=stage.epochs,
-            learning_rate=config.teacher_learning_rate,
-            batch_size=config.teacher_batch_size,
-            name=name,
-        ),
+        args=training_arguments(config, student=False, epochs=stage.epochs, output_dir=folder, name=name),
         label=f"teacher, stage {stage.number} of {config.max_stage}",
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))

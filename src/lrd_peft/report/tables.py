@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,14 +11,7 @@ from rich.table import Table
 from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import Summary, mcnemar, pair_by_id
 from lrd_peft.records import Record, read_record, unpack_outcomes
-
-DESCRIPTIONS = {
-    "base": "student, untrained, written steps",
-    "base-latent": "student, untrained, thoughts",
-    "teacher-cot": "teacher, written steps",
-    "teacher-latent": "teacher, thoughts",
-    "latent-lora": "student, LoRA, thoughts",
-}
+from lrd_peft.report.style import in_order, method_style
 
 
 def show(run: Path) -> str:
@@ -39,7 +31,7 @@ def render(record: Record) -> str:
     blocks = []
     for dataset in record.datasets:
         entries = record.metrics[dataset]
-        first = Summary.from_dict(entries[_ordered(entries)[0]]["summary"])
+        first = Summary.from_dict(entries[in_order(entries)[0]]["summary"])
         table = Table(title=f"{dataset}  (n = {first.n} held-out problems, 95% intervals)", title_justify="left")
         table.add_column("method")
         table.add_column("what it is")
@@ -54,13 +46,13 @@ def render(record: Record) -> str:
             "parameters",
         ):
             table.add_column(name, justify="right")
-        for method in _ordered(entries):
+        for method in in_order(entries):
             entry = entries[method]
             summary = Summary.from_dict(entry["summary"])
             low, high = summary.interval
             table.add_row(
                 method,
-                DESCRIPTIONS.get(method, ""),
+                method_style(method).description,
                 f"{summary.accuracy:.1%}",
                 f"{low:.1%} to {high:.1%}",
                 f"{summary.mean_tokens:.1f}",
@@ -83,7 +75,7 @@ def _paired_lines(record: Record, dataset: str) -> list[str]:
         return []
     own = unpack_outcomes(entries[record.method]["outcomes"])
     lines = []
-    for method in _ordered(entries):
+    for method in in_order(entries):
         entry = entries[method]
         if method != record.method:
             right, other = pair_by_id(own, unpack_outcomes(entry["outcomes"]))
@@ -93,12 +85,6 @@ def _paired_lines(record: Record, dataset: str) -> list[str]:
                 f"p = {test.p_value:.2g} (McNemar, exact)"
             )
     return lines
-
-
-def _ordered(entries: dict[str, Any]) -> list[str]:
-    """Return the methods in the table's order; a record on disk has them by name."""
-    known = list(DESCRIPTIONS)
-    return sorted(entries, key=lambda method: (known.index(method) if method in known else len(known), method))
 
 
 def _text(table: Table) -> str:

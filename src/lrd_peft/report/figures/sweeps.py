@@ -1,0 +1,140 @@
+"""Figures 3, 4 and 5 and those of the other studies: accuracy along one field of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lrd_peft.records import Record
+from lrd_peft.report.cells import Cell, NothingToDraw, cells, dataset_order, sort_key
+from lrd_peft.report.estimates import Estimate
+from lrd_peft.report.figures.baseline import short_count
+from lrd_peft.report.figures.canvas import legend_below, panels, percent_axis, styled
+from lrd_peft.report.main_table import value_label
+from lrd_peft.report.style import DATASET_COLOURS, DATASET_MARKERS, GREY, dataset_label, field_label
+
+
+@styled
+def alpha_sensitivity(records: Sequence[Record]) -> Figure:
+    """Draw accuracy against the distillation weight, a line a data set; see `sweep` for the intervals."""
+    figure, axes = panels(1, width=4.6)
+    _lines(axes[0], _cells(records, "distill_alpha"))
+    axes[0].set_xlabel(field_label("distill_alpha"))
+    legend_below(figure, axes[0], columns=4)
+    return figure
+
+
+@styled
+def lora_rank_analysis(records: Sequence[Record]) -> Figure:
+    """Draw accuracy, trained parameters and training time against the rank; see `sweep` for the intervals.
+
+    The interval of the time is Student's t over seeds.
+    """
+    found = _cells(records, "lora_r")
+    figure, axes = panels(3, width=2.7, share_y=False)
+    _lines(axes[0], found)
+    first = [cell for cell in found if cell.dataset == found[0].dataset]
+    ranks = [cell.value for cell in first]
+    trained = [next(iter(cell.costs.values())).trainable_parameters for cell in first]
+    axes[1].plot(ranks, trained, color=GREY, marker="o")
+    axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_formatter(lambda value, _: short_count(value))
+    axes[1].set_title("trained parameters")
+    timed = [(cell.value, time) for cell in first if (time := cell.training_seconds()) is not None]
+    if timed:
+        _errorbar(axes[2], [rank for rank, _ in timed], [time for _, time in timed], GREY, "o", None)
+    axes[2].set_ylim(bottom=0)
+    axes[2].set_title("training time, seconds")
+    for panel in axes:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ranks, [str(rank) for rank in ranks])
+        panel.set_xlabel(field_label("lora_r"))
+    axes[0].set_title("accuracy")
+    axes[0].set_ylabel("")
+    legend_below(figure, axes[0], columns=4)
+    return figure
+
+
+@styled
+def layer_selection(records: Sequence[Record]) -> Figure:
+    """Draw accuracy by the layers aligned: single ones first, then ranges; see `sweep` for the intervals."""
+    return sweep(records, "distill_layers")
+
+
+@styled
+def sweep(records: Sequence[Record], axis: str) -> Figure:
+    """Draw accuracy by the values of a field as categories, side by side for each data set.
+
+    Mean over seeds with the interval of `share_estimate` (the wider of Wilson's over the problems and Student's t over
+    the seeds); what runs measured beside their own method is left out.
+
+    Raises:
+        NothingToDraw: if the records have fewer than two values of the field.
+    """
+    found = _cells(records, axis)
+    methods, datasets = list(dict.fromkeys(cell.method for cell in found)), dataset_order(found)
+    values = sorted({value_label(cell.value): cell.value for cell in found}.items(), key=lambda item: sort_key(item[1]))
+    places = {label: place for place, (label, _) in enumerate(values)}
+    figure, axes = panels(len(methods), width=max(3.4, min(7.0, 1.2 + 0.5 * len(values))), height=3.0)
+    for panel, method in zip(axes, methods, strict=True):
+        for index, dataset in enumerate(datasets):
+            own = [cell for cell in found if (cell.method, cell.dataset) == (method, dataset)]
+            shift = 0.18 * (index - (len(datasets) - 1) / 2)
+            at = [places[value_label(cell.value)] + shift for cell in own]
+            colour, marker = _dataset_look(index)
+            _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset), line=False)
+        labels = [label for label, _ in values]
+        crowded = max(map(len, labels)) * len(labels) > 45
+        panel.set_xticks(range(len(values)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
+        panel.set_xlim(-0.6, len(values) - 0.4)
+        panel.grid(visible=False, axis="x")
+        panel.set_xlabel(field_label(axis))
+        if len(methods) > 1:
+            panel.set_title(method)
+    percent_axis(axes[0])
+    axes[0].set_ylabel("accuracy")
+    legend_below(figure, axes[0], columns=4)
+    return figure
+
+
+def _cells(records: Sequence[Record], axis: str) -> list[Cell]:
+    found = cells(records, by=axis, own=True)
+    if len({value_label(cell.value) for cell in found}) < 2:
+        raise NothingToDraw(f"the records have fewer than two values of {axis}")
+    return found
+
+
+def _lines(panel: Axes, found: Sequence[Cell]) -> None:
+    for index, dataset in enumerate(dataset_order(found)):
+        own = [cell for cell in found if cell.dataset == dataset]
+        colour, marker = _dataset_look(index)
+        _errorbar(panel, [c.value for c in own], [c.accuracy for c in own], colour, marker, dataset_label(dataset))
+    percent_axis(panel)
+    panel.set_ylabel("accuracy")
+
+
+def _errorbar(
+    panel: Axes,
+    at: Sequence[float],
+    values: Sequence[Estimate],
+    colour: str,
+    marker: str,
+    label: str | None,
+    *,
+    line: bool = True,
+) -> None:
+    panel.errorbar(
+        at,
+        [value.mean for value in values],
+        yerr=list(zip(*(value.reach for value in values), strict=True)),
+        color=colour,
+        marker=marker,
+        linestyle="-" if line else "none",
+        label=label,
+    )
+
+
+def _dataset_look(index: int) -> tuple[str, str]:
+    return DATASET_COLOURS[index % len(DATASET_COLOURS)], DATASET_MARKERS[index % len(DATASET_MARKERS)]

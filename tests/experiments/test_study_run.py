@@ -1,0 +1,189 @@
+"""A small study in real processes: what cells share, what a second call does, failures, kills, shards, Ray."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrd_peft.model.models import StudentModel
+from lrd_peft.records import comparable, read_record
+from tests.phases.small_run import finish
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+RECIPE = """
+{num_train_problems: 24, num_validation_problems: 4, num_eval_problems: 6, max_stage: 1, teacher_batch_size: 8,
+ batch_size: 8, epochs: 1, eval_batch_size: 8, logging_steps: 2, save_steps: 2, device: cpu, methods: [latent-lora]}
+"""
+SMALL = "{title: Small, recipe: recipe.yaml, axes: {distill_alpha: [0, 0.5]}, seeds: [0]}"
+CELLS = ("distill_alpha=0--seed0", "distill_alpha=0.5--seed0")
+
+
+def study(folder: Path, name: str, text: str, *flags: str) -> subprocess.Popen[str]:
+    """Start `lrd study` on a file of these contents, at the head of a process group of its own."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / name).write_text(text)
+    source = str(Path(__file__).resolve().parents[2] / "src")
+    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-m", "lrd_peft.cli", "study", name, "--output_dir", "out", *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return what two studies of the same cells must agree on."""
+    return {path.name: comparable(read_record(path)) for path in sorted((folder / "records").glob("*.json"))}
+
+
+def times_begun(folder: Path, phase: str) -> list[int]:
+    """Return for each shared folder of a phase how often it was begun."""
+    logs = sorted((folder / "out" / "shared").glob(f"{phase}-*/log.jsonl"))
+    return [sum(json.loads(line)["event"] == "phase begins" for line in log.read_text().splitlines()) for log in logs]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one undisturbed study, its students kept."""
+    folder = tmp_path_factory.mktemp("study")
+    output = finish(study(folder, "small.yaml", SMALL, "--keep_students"))
+    assert "0 of 2 cells done, 2 at a time" in output
+    assert "[2/2] distill_alpha=" in output and ": gsm-mini " in output
+    assert "all 2 cells have their records" in output
+    return folder
+
+
+def test_each_cell_leaves_a_record_and_the_study_its_description(whole: Path) -> None:
+    place = whole / "out" / "small"
+    assert sorted(path.stem for path in (place / "records").iterdir()) == sorted(CELLS)
+    record = read_record(place / "records" / f"{CELLS[1]}.json")
+    assert (record.config["distill_alpha"], record.seed, record.environment["num_threads"]) == (0.5, 0, "1")
+    assert record.costs.wall_seconds["teacher"] > 0
+    told = json.loads((place / "study.json").read_text())
+    assert (told["axis"], told["seeds"]) == ({"field": "distill_alpha", "values": [0.0, 0.5]}, [0])
+
+
+def test_the_cells_share_one_teacher_and_one_store(whole: Path) -> None:
+    assert times_begun(whole, "teacher") == [1] and times_begun(whole, "store") == [1]
+    for cell in CELLS:
+        run = whole / "out" / "small" / "cells" / cell
+        assert (run / "store").is_symlink() and (run / "store" / "manifest.json").is_file()
+        assert "teacher: finished, skipped" in (whole / "out" / "small" / "logs" / f"{cell}.log").read_text()
+
+
+def test_a_kept_student_answers(whole: Path) -> None:
+    student = StudentModel.from_run(whole / "out" / "small" / "cells" / CELLS[0])
+    assert len(student.solve(["Ann has 3 pens. She buys 4 more. How many pens does Ann have now?"])[0].thoughts) == 1
+
+
+def test_a_second_call_runs_nothing_and_the_dry_run_says_so(whole: Path) -> None:
+    logs = {path: path.read_bytes() for path in (whole / "out").rglob("*.log")}
+    output = finish(study(whole, "small.yaml", SMALL))
+    assert output.splitlines() == ["study small: all 2 cells have their records in out/small/records"]
+    output = finish(study(whole, "small.yaml", SMALL, "--dry_run", "--seeds", "0", "1"))
+    assert "4 cells of 4, 2 done" in output
+    assert [line.split()[1] for line in output.splitlines() if "--seed0 " in line] == ["done", "done"]
+    assert [line.split()[-2:] for line in output.splitlines() if "--seed1 " in line] == [["to", "do"]] * 2
+    assert output.count(", for 2 cells") == 4
+    assert {path: path.read_bytes() for path in (whole / "out").rglob("*.log")} == logs
+
+
+def test_records_of_another_configuration_are_refused(whole: Path) -> None:
+    process = study(whole, "small.yaml", SMALL, "--lora_r", "2")
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == 2
+    assert "is of another configuration (lora_r: there 16, now 2); choose another --output_dir" in output
+
+
+def test_a_failing_cell_is_told_at_the_end_and_the_others_go_on(whole: Path) -> None:
+    # layer 40 of 12: the store of that cell cannot be made; the other cell finds teacher and store of the first study
+    text = "{title: x, recipe: recipe.yaml, axes: {distill_layers: [[40]]}, also: [{distill_alpha: 0.25}], seeds: [0]}"
+    process = study(whole, "broken.yaml", text, "--workers", "1")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 2 and "Traceback" not in output
+    last = output.splitlines()[-1]
+    assert "lrd: error: 1 of 2 cells failed; the same command tries them again" in output
+    assert last.startswith("  distill_layers=40--seed0: store-") and "layer 40" in last
+    assert [path.stem for path in (whole / "out" / "broken" / "records").iterdir()] == ["distill_alpha=0.25--seed0"]
+    assert times_begun(whole, "teacher") == [1]
+    assert not (whole / "out" / "broken" / "cells" / "distill_alpha=0.25--seed0" / "student").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_a_local_ray_cluster_does_the_same(whole: Path, tmp_path: Path) -> None:
+    text = SMALL.replace("[0, 0.5]", "[0.5]")
+    output = finish(study(tmp_path, "small.yaml", text, "--executor", "ray", "--workers", "1"))
+    assert "[1/1] distill_alpha=0.5--seed0" in output
+    name = f"{CELLS[1]}.json"
+    assert without_place(results(tmp_path / "out" / "small")[name]) == without_place(
+        results(whole / "out" / "small")[name]
+    )
+
+
+def without_place(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without the variables of the processes that made it."""
+    return {key: value for key, value in record.items() if key != "environment"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
+def test_without_ray_the_executor_is_refused_with_what_to_install(tmp_path: Path) -> None:
+    process = study(tmp_path, "small.yaml", SMALL, "--executor", "ray")
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == 2
+    assert output.startswith("lrd: error: the executor ray needs the package ray: pip install 'lrd-peft[ray]'")
+
+
+def files(folder: Path) -> set[str]:
+    """Return the files below a folder, each with its size: a new set is a sign of progress."""
+    found = set()
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            try:
+                found.add(f"{path} {os.stat(path).st_size}")
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def test_killed_at_random_moments_it_ends_with_the_records_of_the_undisturbed_study(
+    whole: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(11)
+    kills = 0
+    for _ in range(10):
+        process = study(tmp_path, "small.yaml", SMALL)
+        goal, seen = rng.randint(1, 12), files(tmp_path)
+        while goal and process.poll() is None:
+            now = files(tmp_path)
+            goal -= now != seen
+            seen = now
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        if process.poll() is None:
+            kills += 1
+            # all of its processes at once, or the first alone: the others must follow it
+            kill = rng.choice((os.killpg, os.kill))
+            kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert kills >= 5
+    # two shards at once: neither does what the other does
+    shards = [study(tmp_path, "small.yaml", SMALL, "--shard", f"{k}/2", "--workers", "1") for k in (1, 2)]
+    for shard in shards:
+        finish(shard)
+    assert results(tmp_path / "out" / "small") == results(whole / "out" / "small")

@@ -1,0 +1,181 @@
+"""Every method through the one run path, over the embedded models, a few steps each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrd_peft.config import RunConfig, dump_yaml, load_config
+from lrd_peft.experiments.runner import run_phases
+from lrd_peft.methods import METHODS, REFERENCES
+from lrd_peft.model.models import StudentModel, TeacherModel
+from lrd_peft.model.thinking import unwrap
+from lrd_peft.phases.solve import solve
+from lrd_peft.records import read_record
+from lrd_peft.report.tables import show
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PHASES = ("teacher", "store", "student", "evaluation")
+QUESTION = "Ann has 3 pens. She buys 4 more. How many pens does Ann have now?"
+
+
+def config(folder: Path, method: str, **changes: Any) -> RunConfig:
+    chosen: dict[str, Any] = {
+        "method": method,
+        "output_dir": str(folder),
+        "num_train_problems": 8,
+        "num_validation_problems": 0,
+        "num_eval_problems": 3,
+        "max_stage": 1,
+        "thoughts_per_step": 2,
+        "epochs_stage0": 0.5,
+        "epochs_per_stage": 0.5,
+        "epochs": 1,
+        "learning_rate": 1e-3,
+        "distill_layers": (8, 12),
+        "max_new_tokens": 4,
+        "logging_steps": 1,
+        "device": "cpu",
+        **changes,
+    }
+    return load_config(overrides=chosen)
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a teacher that thinks and its store."""
+    folder = tmp_path_factory.mktemp("latent") / "run"
+    run_phases(config(folder, "latent-lora"), ("teacher", "store"))
+    return folder
+
+
+def begun(folder: Path, method: str, latent: Path) -> RunConfig:
+    """Return a configuration whose run folder has what methods share: a teacher and a store, if it uses them."""
+    chosen = config(folder, method)
+    if METHODS[method].needs in ("store", "teacher/latent"):
+        shutil.copytree(latent, folder)
+        (folder / "config.yaml").unlink()
+        (folder / "log.jsonl").unlink()
+        run = config(latent, "latent-lora")
+        phases = ("teacher", "store") if METHODS[method].needs == "store" else ("teacher",)
+        assert all(run.fingerprint(phase) == chosen.fingerprint(phase) for phase in phases)
+        (folder / "config.yaml").write_text(dump_yaml(chosen))
+    return chosen
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in REFERENCES])
+def test_a_method_trains_grades_and_records_its_student(method: str, latent: Path, tmp_path: Path) -> None:
+    folder, row = tmp_path / "run", METHODS[method]
+    chosen = begun(folder, method, latent)
+    run_phases(chosen, PHASES)
+    record = read_record(folder / "record.json")
+    assert record.method == method and record.config["method"] == method
+    entries = record.metrics["gsm-mini"]
+    beside = {"nothing": set(), "teacher/cot": {"teacher-cot"}, "store": {"teacher-cot", "teacher-latent"}}[row.needs]
+    assert set(entries) == {"base", method} | beside
+    assert (entries[method]["summary"]["mean_thoughts"] == 2) == row.thinks
+    assert set(record.costs.wall_seconds) == set(PHASES)
+    assert (record.costs.wall_seconds["teacher"] > 0) == (row.needs != "nothing")
+    assert (record.costs.trainable_parameters < record.costs.total_parameters) == (row.trains == "lora")
+    curve = [line for line in record.curves if line["phase"] == "student" and "loss" in line]
+    assert len(curve) == 2
+    assert all(("distill" in line) == (row.loss != "task") for line in curve)
+    assert method in show(folder)
+
+    student = StudentModel.from_run(folder)
+    assert student.has_adapters == (row.trains == "lora")
+    base = StudentModel("tiny-student")
+    ids = torch.tensor([student.encoder.prompt(QUESTION)])
+    with torch.no_grad():
+        assert not torch.equal(student.lm(ids).logits, base.lm(ids).logits), "it has learnt something, and kept it"
+    text = solve(folder, [QUESTION])
+    assert ("thought 2:" in text) == row.thinks and ("written:" in text) != row.thinks and "answer:" in text
+
+
+@pytest.mark.parametrize("method", REFERENCES)
+def test_a_reference_is_graded_and_recorded_without_a_student(method: str, latent: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_phases(begun(folder, method, latent), PHASES)
+    record = read_record(folder / "record.json")
+    assert record.method == method and method in record.metrics["gsm-mini"]
+    assert not (folder / "student").exists()
+    of_teacher = method.startswith("teacher")
+    assert (record.costs.trainable_parameters > 0) == of_teacher
+    size = StudentModel("tiny-teacher" if of_teacher else "tiny-student").num_parameters()
+    assert record.costs.total_parameters == size
+
+
+@pytest.mark.parametrize("method", ["full-finetune", "latent-lora", "codi"])
+def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    changes: dict[str, Any] = {"student": "teacher:2", "keep_blocks": (0, 11), "student_weights": "trained"}
+    # The teacher moves at once; the student's rate is so small that its weights stay what they were.
+    rates: dict[str, Any] = {"teacher_learning_rate": 1e-2, "warmup_steps": 0, "learning_rate": 1e-30}
+    chosen = config(folder, method, **changes, **rates)
+    run_phases(chosen, PHASES)
+    name = "model.layers.{}.mlp.up_proj.weight"
+    theirs = unwrap(TeacherModel.load(folder / "teacher" / METHODS[method].begins_with).lm).state_dict()
+    untrained = unwrap(StudentModel("tiny-teacher").lm).state_dict()
+    own = unwrap(StudentModel.from_run(folder).lm).state_dict()
+    adapted = METHODS[method].trains == "lora"
+    for place, original in ((0, 0), (1, 11)):
+        kept = own[name.format(place).replace(".weight", ".base_layer.weight" if adapted else ".weight")]
+        torch.testing.assert_close(kept, theirs[name.format(original)])
+        assert not torch.equal(kept, untrained[name.format(original)])
+    graded = read_record(folder / "record.json").metrics["gsm-mini"]
+    assert set(graded) >= {method, "base", "teacher-cot"}
+
+
+def test_a_student_trains_for_a_given_time(tmp_path: Path) -> None:
+    runs = []
+    for seconds in (0.6, 2.4):
+        folder = tmp_path / f"{seconds}"
+        chosen = config(folder, "full-finetune", max_seconds=seconds, methods=())
+        run_phases(chosen, PHASES)
+        noted = json.loads((folder / "student_steps.json").read_text())
+        assert noted["steps"] == max(1, int(seconds / noted["seconds_per_step"]))
+        record = read_record(folder / "record.json")
+        assert [row for row in record.curves if row["phase"] == "student"][-1]["step"] == noted["steps"]
+        runs.append(noted)
+    # The clock of a busy machine is rough, and yet four times the time is more steps.
+    assert runs[1]["steps"] > runs[0]["steps"]
+    # A run that goes on keeps the number that it began with.
+    (folder / "student.done.json").unlink()
+    shutil.rmtree(folder / "student")
+    (folder / "student_steps.json").write_text('{"steps": 3}')
+    run_phases(chosen, ("student",))
+    assert StudentModel.from_run(folder) is not None
+    note = json.loads((folder / "student.done.json").read_text())
+    assert note["curve"][-1]["step"] == 3
+
+
+def test_full_weights_come_back_as_they_were_trained(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_phases(config(folder, "direct"), ("student",))
+    assert (folder / "student" / "model.safetensors").is_file()
+    assert not (folder / "student" / "adapter_config.json").exists()
+    student = StudentModel.from_run(folder)
+    assert (student.options.num_thoughts, student.name) == (0, "tiny-student")
+    assert next(student.parameters()).dtype == torch.float32
+
+
+def test_a_store_of_another_method_is_not_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_phases(config(tmp_path / "run", "icot"), ("teacher", "store"))
+    assert "teacher: icot needs none, skipped" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "teacher").exists() and not (tmp_path / "run" / "store").exists()
+
+
+def test_a_model_without_slots_writes_even_if_asked_to_think(tmp_path: Path) -> None:
+    run_phases(config(tmp_path / "run", "latent-lora", max_stage=0, distill_layers=(12,)), PHASES)
+    entries = read_record(tmp_path / "run" / "record.json").metrics["gsm-mini"]
+    assert set(entries) == {"base", "teacher-cot", "latent-lora"}
+    summary = entries["latent-lora"]["summary"]
+    # It writes on until it is cut off; after a forced marker an answer would have ended sooner.
+    assert (summary["mean_thoughts"], summary["mean_passes"]) == (0, 4)
+    assert "written: Ann" in solve(tmp_path / "run", [QUESTION])

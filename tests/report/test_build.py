@@ -1,0 +1,135 @@
+"""The whole report from a folder of records, and its page in a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from lrd_peft import cli
+from lrd_peft.errors import UserError
+from lrd_peft.report.build import build
+from lrd_peft.report.figures.catalogue import CATALOGUE
+from lrd_peft.report.page import render_page
+from lrd_peft.report.results import read_results
+from tests.report import made
+from tests.report.browser import CHROMIUM, Browser
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with problems, one of which tries to break out of it."""
+    folder = tmp_path_factory.mktemp("page")
+    made.all_studies(folder / "results", seeds=1)
+    studies = read_results(folder / "results")
+    text = render_page(studies["methods"], studies=studies, figures=[], skipped=["fig0: <b>none</b>"])
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def test_text_from_data_is_escaped(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert "&lt;script&gt;window.broken = 1&lt;/script&gt;" in text
+    assert text.count("<script>") == 1
+    assert "<img src=x" not in text
+    assert "<b>none</b>" not in text
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(page: Path) -> None:
+    text = page.read_text("utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy[1]
+    for tag in ("style", "script"):
+        found = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert found is not None
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy[1]
+    assert not re.search(r"""\b(?:src|href)=["'](?!data:|#)""", text)
+    assert " style=" not in text
+
+
+def test_without_answers_there_is_no_page_of_problems() -> None:
+    studies = read_results(Path(__file__).parents[2] / "results")
+    text = render_page(studies["demo"], studies=studies, figures=[], skipped=[])
+    assert 'id="problems"' not in text and "Problems" not in text
+    accuracy = studies["demo"].records[0].metrics["gsm-mini"]["latent-lora"]["summary"]["accuracy"]
+    assert f"On gsm-mini Latent + LoRA (ours) answers {accuracy:.1%}" in text
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_filters_in_a_browser_without_a_complaint(page: Path, tmp_path: Path) -> None:
+    shown = "[...document.querySelectorAll('details.problem')].filter((each) => each.offsetParent !== null).length"
+    change = "{0}.value = '{1}'; {0}.dispatchEvent(new Event('input', {{bubbles: true}}))"
+    field = "document.querySelector('[name={}]')"
+    with Browser(tmp_path) as browser:
+        browser.open(page)
+        assert browser.run(shown) == 12
+        browser.run(change.format(field.format("dataset"), "aqua-mini"))
+        assert browser.run(shown) == 4
+        browser.run(change.format(field.format("outcome"), "right"))
+        assert browser.run(shown) == 2
+        assert browser.run("document.getElementById('count').textContent") == "2 of 12 problems"
+        browser.run(change.format(field.format("text"), "has 8 PENS"))
+        assert browser.run(shown) == 1
+        assert browser.run("typeof window.broken") == "undefined"
+        assert browser.run("getComputedStyle(document.querySelector('main')).fontFamily").startswith("system-ui")
+        assert browser.complaints == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_is_whole_without_javascript(page: Path, tmp_path: Path) -> None:
+    with Browser(tmp_path, javascript=False) as browser:
+        browser.open(page)
+        assert browser.picture().startswith(b"\x89PNG")
+        assert browser.complaints == []
+        nodes = browser.visible_text()
+    assert "Ann has 11 pens" in nodes
+    assert "of 12 problems" not in nodes
+
+
+@pytest.mark.slow
+def test_everything_is_drawn_and_twice_the_same(tmp_path: Path) -> None:
+    results = made.all_studies(tmp_path / "results", seeds=2)
+    lines = build(results, tmp_path / "out")
+    assert [line for line in lines if line.startswith("skipped")] == []
+    drawn = {path.name for path in (tmp_path / "out").iterdir()}
+    for entry in CATALOGUE:
+        assert {f"{entry.file}.png", f"{entry.file}.pdf"} <= drawn
+    assert {f"table1_main_results.{ending}" for ending in ("md", "tex", "csv")} <= drawn
+    assert {"study_positions.png", "table_alpha.md", "report.html"} <= drawn
+    assert not [name for name in drawn if name.startswith(".")]
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    # table 1 is text there, and the positions have a figure of their own
+    assert text.count('src="data:image/png;base64,') == len(CATALOGUE)
+    build(results, tmp_path / "again")
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_a_record_alone_gives_what_it_can_and_says_what_it_cannot(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fig3_alpha_sensitivity.png").write_bytes(b"old")
+    assert cli.main(["report", str(root / "results" / "demo.json"), "--output_dir", str(tmp_path)]) is None
+    said = capsys.readouterr().out
+    assert 'skipped  fig3_alpha_sensitivity: no records of the study "alpha" (the file there is from before)' in said
+    assert "drawn    fig7_domain_performance  demo: 1 record, 1 seed, 300 held-out problems a set." in said
+    assert "<pre>lrd run --dataset gsm-mini+math-mini+aqua-mini" in (tmp_path / "report.html").read_text("utf-8")
+    assert (tmp_path / "fig7_domain_performance.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_no_records_is_a_plain_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no folder of results"):
+        build(tmp_path / "none", tmp_path / "out")
+    assert cli.main(["report", str(tmp_path)]) == cli.USER_ERROR
+    assert "there is no record in" in capsys.readouterr().err

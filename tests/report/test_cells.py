@@ -1,0 +1,112 @@
+"""How records become cells, and folders studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrd_peft.errors import UserError
+from lrd_peft.records import Record
+from lrd_peft.report.cells import against_ours, cells, sort_key
+from lrd_peft.report.results import read_results, read_study
+from tests.report import made
+
+
+def small(method: str = "latent-lora", **settings: Any) -> Record:
+    return made.record(method, datasets=("gsm-mini",), n=20, **settings)
+
+
+def test_seeds_come_together_and_a_run_of_its_own_counts_before_what_others_measured() -> None:
+    records = [small(seed=0, beside={"base": 0.1, "teacher-cot": 0.5}), small(seed=1), small("base", seed=0, share=0.9)]
+    found = {cell.method: cell for cell in cells(records)}
+    assert list(found) == ["base", "teacher-cot", "latent-lora"]
+    assert found["latent-lora"].num_seeds == 2
+    own = records[2].metrics["gsm-mini"]["base"]["summary"]["num_right"]
+    assert [summary.num_right for summary in found["base"].summaries.values()] == [own]
+    assert found["teacher-cot"].costs == {}
+    assert found["base"].training_seconds() is None
+    # the other order gives the same
+    assert [cell.method for cell in cells(records[::-1])] == list(found)
+    assert [summary.num_right for summary in cells(records[::-1])[0].summaries.values()] == [own]
+
+
+def test_latent_lora_without_alignment_is_a_method_beside_it() -> None:
+    records = [small(distill_alpha=0.5), small(distill_alpha=0.0)]
+    assert [cell.method for cell in cells(records)] == ["latent-lora-alpha0", "latent-lora"]
+    along = cells(records, by="distill_alpha", own=True)
+    assert [(cell.method, cell.value) for cell in along] == [("latent-lora", 0.0), ("latent-lora", 0.5)]
+
+
+def test_two_records_of_one_cell_are_refused_with_what_differs() -> None:
+    with pytest.raises(UserError, match="differ in lora_r"):
+        cells([small(lora_r=4), small(lora_r=8)])
+
+
+def test_seeds_with_other_numbers_of_problems_are_refused() -> None:
+    records = [small(seed=0), made.record(seed=1, datasets=("gsm-mini",), n=21)]
+    with pytest.raises(UserError, match="20 and 21 problems"):
+        _ = cells(records)[0].accuracy
+
+
+def test_the_teacher_is_one_cell_whatever_the_student() -> None:
+    records = [small(student=student, beside={"teacher-cot": 0.5}) for student in ("teacher:4", "teacher:6")]
+    found = cells(records, by="student")
+    assert [(cell.method, cell.value) for cell in found if cell.method == "teacher-cot"] == [("teacher-cot", None)]
+    assert len([cell for cell in found if cell.method == "latent-lora"]) == 2
+
+
+def test_values_of_a_field_have_an_order() -> None:
+    values = [[8, 9], "b", 0.5, [4], 0, None, "a", [1]]
+    assert sorted(values, key=sort_key) == [None, 0, 0.5, [1], [4], [8, 9], "a", "b"]
+
+
+def test_ours_is_tested_against_each_other_method() -> None:
+    tests = against_ours(cells([small(share=0.9), small("base", share=0.1)]))
+    assert set(tests) == {("base", "gsm-mini")}
+    assert tests["base", "gsm-mini"].difference > 0
+
+
+def test_a_folder_of_studies_is_read_with_what_lies_beside_the_records(tmp_path: Path) -> None:
+    made.save(tmp_path / "alpha", *(small(distill_alpha=alpha) for alpha in (0.1, 0.5)))
+    made.save(tmp_path / "methods", small(), small("base"), about={"title": "All methods", "axis": {"field": "method"}})
+    made.save(tmp_path / "later" / "records", small(lora_r=4), small(lora_r=8))
+    (tmp_path / "methods" / "answers.json").write_text(json.dumps(made.answers()))
+    (tmp_path / "methods" / "similarity.json").write_text(json.dumps(made.similarity_row()))
+    (tmp_path / "machine.json").write_text('{"speed": 3}')
+    (tmp_path / "empty").mkdir()
+    studies = read_results(tmp_path)
+    assert {name: study.axis for name, study in studies.items()} == {
+        "alpha": "distill_alpha",
+        "later": "lora_r",
+        "methods": None,
+    }
+    methods = studies["methods"]
+    assert (methods.title, len(methods.answers), methods.answers[5].student_answer) == ("All methods", 12, None)
+    assert methods.similarity is not None
+    assert read_results(tmp_path / "alpha" / "000-latent-lora-seed0.json")["methods"].num_seeds == 1
+
+
+def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder of results"):
+        read_results(tmp_path / "none")
+    with pytest.raises(UserError, match="no record in"):
+        read_results(tmp_path)
+    with pytest.raises(UserError, match="no record in"):
+        read_study(tmp_path)
+    made.save(tmp_path / "methods", small())
+    (tmp_path / "methods" / "answers.json").write_text('[{"dataset": "gsm-mini"}]')
+    with pytest.raises(UserError, match="student_answer"):
+        read_results(tmp_path)
+    (tmp_path / "methods" / "answers.json").write_text("{}")
+    with pytest.raises(UserError, match="holds dict, not list"):
+        read_results(tmp_path)
+    (tmp_path / "methods" / "answers.json").write_text("[")
+    with pytest.raises(UserError, match="damaged"):
+        read_results(tmp_path)
+    (tmp_path / "methods" / "answers.json").unlink()
+    (tmp_path / "methods" / "half.json").write_text('{"schema')
+    with pytest.raises(UserError, match="damaged"):
+        read_results(tmp_path)
