@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from tests.store import made
 
 HOLD = """
 import sys
+import threading
+import time
 from lrd_peft.config import RunConfig
 from lrd_peft.run_folder import RunFolder
 with RunFolder.claim(RunConfig(output_dir=sys.argv[1])):
@@ -166,3 +171,95 @@ def test_verify_reads_a_whole_folder_and_changes_nothing(run_folder: Path, tmp_p
     assert "not finished" in checked.report() and "lrd evaluate" in checked.report()
     with pytest.raises(UserError, match=r"store, student\. Only these are made again by: lrd run --config .*config"):
         checked.complain()
+
+
+def cell(folder: Path, shared: Path, changes: dict[str, Any]) -> RunFolder:
+    """A run folder as studies make them: teacher, store and their markers are links to what it shares."""
+    made_run = finished_run(shared) if not shared.exists() else RunFolder(shared)
+    ours = config(folder, **changes)
+    folder.mkdir()
+    for phase in ("teacher", "store"):
+        for part in (phase, f"{phase}.done.json"):
+            (folder / part).symlink_to(os.path.relpath(made_run.root / part, folder))
+    run = RunFolder(folder)
+    run.student.mkdir()
+    (run.student / "model.safetensors").write_bytes(b"student")
+    write_checksums(run.student)
+    (folder / "evaluation.json").write_text("{}")
+    for phase in ("student", "evaluation"):
+        run.finish(phase, ours, {})
+    return run
+
+
+def test_what_cells_share_is_checked_and_marked_through_the_links(tmp_path: Path) -> None:
+    first = cell(tmp_path / "first", tmp_path / "shared", {})
+    second = cell(tmp_path / "second", tmp_path / "shared", {"distill_alpha": 0.5})
+    configs = [config(first.root), config(second.root, distill_alpha=0.5)]
+    for run, ours in zip((first, second), configs, strict=True):
+        assert all(run.require(phase, ours) for phase in PHASES)
+    made.shard(tmp_path / "shared" / "store", 1).write_bytes(b"")
+    for run, ours in zip((first, second), configs, strict=True):
+        assert "has 0 bytes" in RunFolder(run.root).damages("store", ours)[0]
+    shutil.rmtree(first.store.resolve())
+    made.make(first.store.resolve())
+    first.finish("store", configs[0], {"again": True})
+    assert (first.root / "store.done.json").is_symlink()
+    note = RunFolder(second.root).require("store", configs[1])
+    assert note["again"] is True
+
+
+def test_one_run_at_a_time_makes_what_several_share(tmp_path: Path) -> None:
+    first = cell(tmp_path / "first", tmp_path / "shared", {})
+    second = cell(tmp_path / "second", tmp_path / "shared", {})
+    order: list[str] = []
+
+    def repair(run: RunFolder, name: str) -> None:
+        with run.alone("store"):
+            order.append(f"{name} begins")
+            time.sleep(0.3)
+            order.append(f"{name} ends")
+
+    others = [threading.Thread(target=repair, args=pair) for pair in ((first, "first"), (second, "second"))]
+    for thread in others:
+        thread.start()
+    for thread in others:
+        thread.join()
+    names = [line.split()[0] for line in order]
+    assert [line.split()[1] for line in order] == ["begins", "ends"] * 2 and len(set(names)) == 2
+    assert names[0] == names[1] and names[2] == names[3]
+    assert not first.is_shared("student")
+    with first.alone("student"), first.alone("student"):  # its own: the run holds it already
+        pass
+
+
+def test_a_student_that_is_not_kept_counts_until_its_evaluation_is_needed_again(run_folder: Path) -> None:
+    with RunFolder.claim(config(run_folder)):
+        pass
+    run, ours = finished_run(run_folder), config(run_folder)
+    run.discard_student()
+    run = RunFolder(run_folder)
+    assert not run.student.exists() and all(run.require(phase, ours) for phase in PHASES)
+    checked = verify(run_folder)
+    assert checked.damaged == [] and "student     not kept" in checked.report()
+    (run_folder / "evaluation.json").write_text("[]")
+    checked = verify(run_folder)
+    assert checked.damaged == ["student", "evaluation"] and "the student was not kept" in checked.report()
+    with pytest.raises(UserError, match="the student was not kept"):
+        RunFolder(run_folder).require("student", ours)
+    run.finish("student", ours, {})
+    assert not RunFolder(run_folder).has_discarded(ours)
+
+
+def test_verify_asks_for_no_phase_that_the_method_skips(run_folder: Path) -> None:
+    ours = config(run_folder, method="full-finetune")
+    with RunFolder.claim(ours) as run:
+        run.student.mkdir()
+        (run.student / "model.safetensors").write_bytes(b"student")
+        write_checksums(run.student)
+        run.finish("student", ours, {})
+    checked = verify(run_folder)
+    assert [row[:2] for row in checked.rows] == [
+        ("config.yaml", "whole"),
+        ("student", "whole"),
+        ("evaluation", "not finished"),
+    ]

@@ -44,8 +44,10 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     method = METHODS[config.method]
     assert method.trains != "nothing", f"{config.method} trains no student"
-    for phase in config.needed_phases[:-2]:
-        run.require(phase, config)
+    if method.needs == "store":
+        run.require("store", config)
+    if method.needs == "teacher/cot" or config.student_weights == "trained":
+        run.require("teacher", config)
     store = Store.open(run.store) if method.needs == "store" else None
     folder = run.checkpoints("student")
     max_steps = -1
