@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -40,33 +42,34 @@ def try_damage(fault: Fault, reference: Path, wanted: dict[str, Any], work: Path
     return wrong + [f"differs: {name}" for name in differences(end_state(folder), wanted)]
 
 
-def stop_in_training(folder: Path, work: Path) -> Path:
-    """Start a run and kill it in the last stage of the teacher; return its checkpoint."""
+def stop_in_training(folder: Path, work: Path) -> list[Path]:
+    """Start a run and kill it in the last stage of the teacher; return its checkpoints in order."""
     process = start(*run_flags(folder), output=work / "output.txt")
-    while process.poll() is None:
-        found = list((folder / "checkpoints" / "teacher-2").glob("checkpoint-*/complete.json"))
-        if found:
-            process.signal(9)
-            if found[0].exists():
-                return found[0].parent
-            break
+    place = folder / "checkpoints" / "teacher-2"
+    while process.poll() is None and not list(place.glob("checkpoint-*/complete.json")):
         time.sleep(0.005)
-    raise AssertionError(f"no checkpoint was caught: {process.text}")
+    process.signal(signal.SIGKILL)
+    found = sorted(place.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if not any((path / "complete.json").is_file() for path in found):
+        raise AssertionError(f"no checkpoint was caught: {process.text}")
+    return found
 
 
 def try_checkpoint(how: str, wanted: dict[str, Any], work: Path, draw: random.Random) -> list[str]:
-    """Damage the only checkpoint of a killed run; return what was not as it should be."""
+    """Damage the last whole checkpoint of a killed run; return what was not as it should be."""
     folder = work / NAME
-    subprocess.run(["rm", "-rf", str(work)], check=True)
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    checkpoint = stop_in_training(folder, work)
+    found = stop_in_training(folder, work)
+    checkpoint = [path for path in found if (path / "complete.json").is_file()][-1]
+    num_lost = len(found) - found.index(checkpoint)  # the kill may have left one after it half-written
     if how == "half-written":
         (checkpoint / "complete.json").unlink()
     target = draw.choice(sorted(path for path in checkpoint.iterdir() if path.is_file()))
     {"half-written": truncate, "truncated": truncate, "bit flipped": flip}[how](target, draw)
     text = finish(folder, work / "again.txt")
     said = text.count("does not count and is removed")
-    wrong = [] if said == 1 else [f"said {said} times that it does not count"]
+    wrong = [] if said == num_lost else [f"said {said} times of {num_lost} that it does not count"]
     return wrong + [f"differs: {name}" for name in differences(end_state(folder), wanted)]
 
 
@@ -113,7 +116,7 @@ def try_read_only(reference: Path, wanted: dict[str, Any], work: Path, draw: ran
 
 def try_two(wanted: dict[str, Any], work: Path, draw: random.Random) -> list[str]:
     """Start a second process on the folder of the first."""
-    subprocess.run(["rm", "-rf", str(work)], check=True)
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     folder = work / NAME
     first = start(*run_flags(folder), output=work / "first.txt")
