@@ -172,6 +172,23 @@ def test_a_damaged_shared_store_is_made_again_by_the_cell_that_finds_it(whole: P
     assert ("student", "not kept") in [row[:2] for row in verify(cells[1]).rows]
 
 
+def test_a_damaged_shared_teacher_is_trained_again_by_the_store_that_needs_it(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy, symlinks=True)
+    [teacher], [store] = (list((copy / "out" / "shared").glob(f"{phase}-*")) for phase in ("teacher", "store"))
+    states = {path.name: path.read_bytes() for path in store.glob("store/*")}
+    shutil.rmtree(store)
+    weights = teacher / "teacher" / "latent" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-9])
+    (copy / "out" / "small" / "records" / f"{CELLS[1]}.json").unlink()
+    finish(study(copy, "small.yaml", SMALL))
+    assert weights.read_bytes() == data and (store / "teacher.done.json").is_symlink()
+    assert {path.name: path.read_bytes() for path in store.glob("store/*")} == states
+    assert results(copy / "out" / "small") == results(whole / "out" / "small")
+    assert "student: finished, skipped" in (copy / "out" / "small" / "logs" / f"{CELLS[1]}.log").read_text()
+
+
 def test_a_study_that_is_told_to_end_saves_what_its_tasks_do(tmp_path: Path) -> None:
     process = study(tmp_path, "small.yaml", SMALL)
     while process.poll() is None and not list(tmp_path.glob("out/shared/*/checkpoints/*/checkpoint-*/complete.json")):

@@ -167,7 +167,7 @@ def _work(task: Task) -> None:
         run = task.folder.shared(task.name)
         with run.hold(patient=True):  # a cell may be making a damaged part of it again
             _link(task, run)
-            run_phases(task.config, (task.kind,), held=run)
+            run_phases(task.config, (*task.needs, task.kind), held=run)
         return
     preflight(task.config)
     with RunFolder.claim(task.config) as run:
