@@ -6,6 +6,7 @@ Knows no models and no phases: what is heavy is imported by the command that nee
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lrd_peft.errors import UserError, nearest
+from lrd_peft.processes import first_to_fail, is_main, leave, num_processes
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -27,11 +29,13 @@ class Command:
         help: one line for `lrd --help`.
         run: does it, from the arguments after its name; may return an exit status.
         resumes: the same command again goes on where it stopped.
+        together: several processes can do it together (torchrun, accelerate launch).
     """
 
     help: str
     run: Callable[[Sequence[str]], int | None]
     resumes: bool = False
+    together: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,8 +91,9 @@ def _phases(name: str, phases: tuple[str, ...], help: str) -> Command:
                 from lrd_peft.report.tables import show
 
                 print(show(Path(request.config.output_dir)))
+            leave()
 
-    return Command(help, run, resumes=True)
+    return Command(help, run, resumes=True, together=True)
 
 
 def _solve(arguments: Sequence[str]) -> None:
@@ -258,7 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     resumes = bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].resumes
     try:
-        status = _dispatch(arguments)
+        with contextlib.ExitStack() as stack:
+            if not is_main():  # of several processes
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            status = _dispatch(arguments)
         sys.stdout.flush()  # a broken pipe shows here rather than at exit
         return status
     except BrokenPipeError:
@@ -267,14 +275,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         return BROKEN_PIPE
     except KeyboardInterrupt:
         on = "; the same command goes on from here" if resumes else ""
-        print(f"lrd: interrupted{on}", file=sys.stderr)
-        return INTERRUPTED
+        status, message = INTERRUPTED, f"interrupted{on}"
     except (UserError, OSError) as error:
         if os.environ.get("LRD_TRACEBACK") == "1":
             raise
-        message = _os_message(error, resumes=resumes) if isinstance(error, OSError) else str(error)
-    print(f"lrd: error: {message}", file=sys.stderr)
-    return USER_ERROR
+        text = _os_message(error, resumes=resumes) if isinstance(error, OSError) else str(error)
+        status, message = USER_ERROR, f"error: {text}"
+    except Exception:
+        if first_to_fail():
+            raise
+        return USER_ERROR  # it only lost the process that has said why
+    if first_to_fail():
+        print(f"lrd: {message}", file=sys.stderr)
+    return status
 
 
 def _dispatch(arguments: list[str]) -> int | None:
@@ -291,6 +304,10 @@ def _dispatch(arguments: list[str]) -> int | None:
         if name.startswith("-"):
             raise UserError(f"flags go after a command, {name} stands alone: lrd run {' '.join(arguments)}")
         raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
+    if num_processes() > 1 and not COMMANDS[name].together:
+        raise UserError(
+            f"lrd {name} is done by one process, {num_processes()} were started; give it without a launcher"
+        )
     return COMMANDS[name].run(rest)
 
 

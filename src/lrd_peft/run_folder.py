@@ -20,6 +20,7 @@ from typing import Any
 
 from lrd_peft.config import Phase, RunConfig, differences, dump_yaml, load_config
 from lrd_peft.errors import UserError
+from lrd_peft.processes import is_main
 from lrd_peft.records import write_json_atomic
 
 
@@ -101,8 +102,9 @@ class RunFolder:
         return note if note.get("fingerprint") == config.fingerprint(phase) else None
 
     def finish(self, phase: Phase, config: RunConfig, note: dict[str, Any]) -> None:
-        """Mark a phase as finished, with what later phases and the record need of it."""
-        write_json_atomic(self.root / f"{phase}.done.json", {"fingerprint": config.fingerprint(phase), **note})
+        """Mark a phase as finished, with what later phases and the record need of it; the main process does."""
+        if is_main():
+            write_json_atomic(self.root / f"{phase}.done.json", {"fingerprint": config.fingerprint(phase), **note})
 
     def require(self, phase: Phase, config: RunConfig) -> dict[str, Any]:
         """Return what a finished phase noted.
@@ -125,7 +127,9 @@ class RunFolder:
         return note
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl; the main process does."""
+        if not is_main():
+            return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, sort_keys=True)
         with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")

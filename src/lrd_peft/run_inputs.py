@@ -21,6 +21,7 @@ from lrd_peft.model.facts import context_length
 from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+from lrd_peft.processes import on_cpu
 from lrd_peft.run_folder import RunFolder
 
 # Runs with different seeds are compared on the same held-out problems.
@@ -179,7 +180,7 @@ def training_arguments(
         seed=config.seed if student else config.problems_seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",
-        use_cpu=config.device == "cpu",
+        use_cpu=on_cpu(config.device),
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[] if config.report_to == "none" else [config.report_to],
         run_name=f"{_run_name(config)}/{name}",

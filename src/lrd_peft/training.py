@@ -8,19 +8,18 @@ removed on resume, and the old one is deleted after the new one's marker.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from lrd_peft.curriculum import Item, StageCollator
@@ -28,85 +27,12 @@ from lrd_peft.data.collate import IGNORED
 from lrd_peft.errors import UserError
 from lrd_peft.files import sync_folder, sync_parent
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.processes import is_main
 from lrd_peft.progress import Progress
+from lrd_peft.sampling import LengthBucketSampler, ProcessBatches, StepSampler, Taken, problems_per_step
 
 _MARKER = "complete.json"
 _WEIGHTS = "model.safetensors"
-# Batches are made of neighbours in length within windows of this many batches.
-_WINDOW = 32
-
-
-class LengthBucketSampler(Sampler[int]):
-    """Shuffles, then sorts by length within windows, so that a batch pads little. A function of seed and epoch."""
-
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
-        window = self.batch_size * _WINDOW
-        batches: list[list[int]] = []
-        for start in range(0, len(order), window):
-            chunk = sorted(order[start : start + window], key=lambda i: self.lengths[i])
-            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
-        # A short batch stays last: the loader cuts the order into batches again.
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        for place in torch.randperm(len(full), generator=generator).tolist():
-            yield from full[place]
-        for batch in short:
-            yield from batch
-
-
-class StepSampler(Sampler[tuple[int, int]]):
-    """Says with each problem of another sampler which optimizer step will take it, counted over all epochs."""
-
-    def __init__(self, order: LengthBucketSampler, *, problems_per_step: int) -> None:
-        self.order, self.problems_per_step = order, problems_per_step
-
-    def set_epoch(self, epoch: int) -> None:
-        self.order.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        first = self.order.epoch * math.ceil(len(self.order) / self.problems_per_step)
-        for place, index in enumerate(self.order):
-            yield index, first + place // self.problems_per_step
-
-
-class _Taken(Dataset[Item]):
-    """Problems by what `StepSampler` says."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        index, step = key
-        return replace(self.items[index], step=step)
-
-
-def problems_per_step(args: TrainingArguments) -> int:
-    """Return how many problems all processes together take in one optimizer step."""
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def count_steps(args: TrainingArguments, num_problems: int) -> int:
-    """Return the optimizer steps of a whole training, as transformers counts them."""
-    if args.max_steps > 0:
-        return args.max_steps
-    return math.ceil(args.num_train_epochs * math.ceil(num_problems / problems_per_step(args)))
 
 
 class _Show(TrainerCallback):
@@ -160,7 +86,7 @@ class ThinkingTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=_Taken(items),
+            train_dataset=Taken(items),
             eval_dataset=eval_items,  # pyright: ignore[reportArgumentType]
             data_collator=collator,  # pyright: ignore[reportArgumentType]
             callbacks=[_Show(label)],
@@ -174,12 +100,36 @@ class ThinkingTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(dataset, _Taken)
+        assert isinstance(dataset, Taken)
+        return StepSampler(self._order(dataset), problems_per_step=problems_per_step(self.args))
+
+    def _order(self, dataset: Taken) -> LengthBucketSampler:
         lengths = [item.encoded.num_tokens for item in dataset.items]
-        # The problems of an optimizer step, however it is accumulated, so that 1 x 8 steps over the same as 8 x 1.
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        order = LengthBucketSampler(lengths, batch_size=batch_size, seed=self.args.seed)
-        return StepSampler(order, problems_per_step=problems_per_step(self.args))
+        # The problems of an optimizer step, however it is accumulated and shared out: 1 x 8 takes the same as 8 x 1.
+        return LengthBucketSampler(lengths, batch_size=problems_per_step(self.args), seed=self.args.seed)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self.args.world_size == 1:
+            return super().get_train_dataloader()
+        # accelerate's own sharding fills the last batches up with problems that the epoch has had already.
+        dataset = self.train_dataset
+        assert isinstance(dataset, Taken)
+        batches = ProcessBatches(
+            self._order(dataset),
+            batch_size=self.args.train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            rank=self.args.process_index,
+            num_processes=self.args.world_size,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self._collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         num_labels = sum(batch["labels"].ne(IGNORED).sum() for batch in batch_samples)
@@ -237,11 +187,17 @@ class ThinkingTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)
         self._check_weights()
+        if self.args.world_size > 1:
+            # DDP's hooks stay on the parameters as long as it lives: the next training must not meet them.
+            self.model_wrapped = self.model
+            self.accelerator.free_memory()
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._first_noted)
+            if self.args.world_size > 1:  # each process has noted its part
+                self._sums = {name: self.accelerator.reduce(value) for name, value in self._sums.items()}  # pyright: ignore
             self._check_finite(torch.stack([value.float() for value in self._sums.values()]).sum())
             logs |= {name: (value / steps).item() for name, value in self._sums.items() if name != "loss"}
             self._sums = {}
@@ -274,12 +230,14 @@ class ThinkingTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._check_weights()
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process has written its random state
         if not self.args.should_save:
             return
         root = Path(str(self.args.output_dir))
         folder = root / f"checkpoint-{self.state.global_step}"
         sync_folder(folder)
-        (folder / _MARKER).write_text(json.dumps({"step": self.state.global_step}), encoding="utf-8")
+        marker = {"step": self.state.global_step, "problems_per_step": problems_per_step(self.args)}
+        (folder / _MARKER).write_text(json.dumps(marker), encoding="utf-8")
         sync_folder(folder)
         sync_parent(folder)
         for step, old in _checkpoints(root):
@@ -287,6 +245,13 @@ class ThinkingTrainer(Trainer):
                 shutil.rmtree(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        marker = json.loads(Path(resume_from_checkpoint, _MARKER).read_text(encoding="utf-8"))
+        then, now = marker.get("problems_per_step"), problems_per_step(self.args)
+        if then not in (None, now):
+            raise UserError(
+                f"{resume_from_checkpoint} was made with {then} problems in an optimizer step of all processes, now "
+                f"there are {now}; start as many processes as then, or delete {Path(resume_from_checkpoint).parent}"
+            )
         target = self.accelerator.unwrap_model(self.model if model is None else model)
         state = load_file(os.path.join(resume_from_checkpoint, _WEIGHTS))
         own = dict(trainable_state(target))
@@ -317,6 +282,6 @@ def last_checkpoint(root: Path) -> str | None:
     for _, folder in _checkpoints(root):
         if (folder / _MARKER).is_file():
             last = str(folder)
-        else:
+        elif is_main():
             shutil.rmtree(folder)
     return last

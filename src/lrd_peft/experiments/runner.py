@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lrd_peft.phases.distill import distill
 from lrd_peft.phases.evaluate import evaluate
 from lrd_peft.phases.extract import extract
 from lrd_peft.phases.train_teacher import train_teacher
+from lrd_peft.processes import is_main, join, num_processes, wait
 from lrd_peft.records import Costs, Record, environment, peak_memory_bytes, write_record
 from lrd_peft.run_folder import RunFolder
 
@@ -31,15 +33,19 @@ RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
 def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder | None = None) -> None:
     """Run the phases that are not finished; with all of them done, write the record.
 
+    Several processes (`torchrun`, `accelerate launch`) do it together: each calls this, the main one writes.
+
     Args:
         shared: a folder for phases that several configurations share, instead of one that belongs to this one.
 
     Raises:
         UserError: from a phase, or if the run folder belongs to another configuration.
     """
+    join(config.device)
     if shared is None:
         preflight(config)
-    run = shared or RunFolder.claim(config)
+    run = shared or (RunFolder.claim(config) if is_main() else RunFolder(Path(config.output_dir)))
+    wait()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # PEFT still asks transformers for an attribute that has been renamed.
@@ -59,9 +65,11 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder 
         print(f"{phase}: begins")
         run.log("phase begins", phase=phase)
         RECIPES[phase](config, run)
+        wait()
         run.log("phase finished", phase=phase)
-    if "evaluation" in phases:
+    if "evaluation" in phases and is_main():
         write_record(run.record, make_record(config, run))
+    wait()
 
 
 def make_record(config: RunConfig, run: RunFolder) -> Record:
@@ -86,7 +94,7 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
         datasets=config.evaluated_datasets,
         seed=config.seed,
         config=config.model_dump(mode="json"),
-        environment=environment(),
+        environment={**environment(), "num_processes": num_processes()},
         metrics={name: table[name] for name in config.evaluated_datasets},
         costs=Costs(
             wall_seconds={phase: notes[phase]["wall_seconds"] if phase in notes else 0.0 for phase in PHASES},

@@ -18,6 +18,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.methods import METHODS
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.saving import save_model
+from lrd_peft.processes import is_main, wait
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     start_student,
@@ -26,10 +27,11 @@ from lrd_peft.run_inputs import (
     training_problems,
     with_lora,
 )
+from lrd_peft.sampling import count_steps
 from lrd_peft.store import Store
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import ThinkingTrainer, count_steps, last_checkpoint
+from lrd_peft.training import ThinkingTrainer, last_checkpoint
 
 
 def distill(config: RunConfig, run: RunFolder) -> None:
@@ -54,8 +56,8 @@ def distill(config: RunConfig, run: RunFolder) -> None:
         trainer = _latent_trainer(config, store, student, args)
         layer_map = trainer.layer_map
         if layer_map:
-            pairs = ", ".join(f"{teacher}->{own}" for teacher, own in layer_map.items())
-            print(f"layers of the teacher -> of the student: {pairs}")
+            listed = ", ".join(f"{teacher}->{own}" for teacher, own in layer_map.items())
+            print(f"layers of the teacher -> of the student: {listed}")
     else:
         trainer = _other_trainer(config, run, student, args)
     num_trained = student.num_parameters(trainable=True)
@@ -64,13 +66,11 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     curve = trainer.curve()
     student.eval()
-    save_model(
-        student,
-        run.student,
-        card=_card(config, student),
-        description={"method": config.method, "layer_map": {str(teacher): own for teacher, own in layer_map.items()}},
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_main():
+        pairs = {str(teacher): own for teacher, own in layer_map.items()}
+        description = {"method": config.method, "layer_map": pairs}
+        save_model(student, run.student, card=_card(config, student), description=description)
+        shutil.rmtree(folder, ignore_errors=True)
     run.finish(
         "student",
         config,
@@ -85,7 +85,8 @@ def distill(config: RunConfig, run: RunFolder) -> None:
 
 def _sound_store(run: RunFolder) -> Store:
     store = Store.open(run.store)
-    damages = store.verify()
+    damages = store.verify() if is_main() else []
+    wait()
     if damages:
         raise UserError(
             f"the store of {run.root} is damaged: {damages[0]} ({len(damages)} in all). Delete "

@@ -14,6 +14,7 @@ from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.methods import METHODS, REFERENCES
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.processes import device_of, is_main, wait
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import held_out, some_training_problems, start_student, thinking_options
@@ -67,15 +68,17 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
                 if model is None:
                     loader = LOADERS.get(method)
                     model = (StudentModel.from_run(run.root) if loader is None else loader(config, run)).eval()
-                    if config.device is not None:
-                        model.to(config.device)
+                    model.to(device_of(config.device))
                 graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")
-                path.parent.mkdir(exist_ok=True)
-                write_json_atomic(path, graded)
+                if is_main():
+                    path.parent.mkdir(exist_ok=True)
+                    write_json_atomic(path, graded)
             else:
                 print(f"evaluation: {method} on {dataset} is graded, skipped")
             table.setdefault(dataset, {})[method] = entry(graded)
-    write_json_atomic(run.root / "evaluation.json", table)
+    wait()  # all have seen what was graded before one says that all is
+    if is_main():
+        write_json_atomic(run.root / "evaluation.json", table)
     run.finish("evaluation", config, {"wall_seconds": round(time.perf_counter() - began, 3)})
 
 

@@ -24,6 +24,7 @@ from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.saving import read_description, save_model
+from lrd_peft.processes import is_main, wait
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     held_out,
@@ -68,6 +69,7 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
     plan = stages(config)
     begun = [stage for stage in plan if (run.teacher / stage.folder).is_dir()]
     teacher = _teacher(config, run, begun[-1] if begun else None)
+    wait()  # all have seen what is there before one adds to it
     history: list[dict[str, Any]] = read_description(run.teacher / begun[-1].folder)["history"] if begun else []
     if begun:
         print(f"teacher: stage {begun[-1].number} is finished, going on")
@@ -89,10 +91,11 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
             note |= _validate(config, teacher, stage, validation, some_training_problems(config))
         note["wall_seconds"] = round(time.perf_counter() - began, 3)
         history = [*history, note]
-        save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
-        shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
-        if stage.number > 1:
-            shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
+        if is_main():
+            save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
+            shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
+            if stage.number > 1:
+                shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
         run.log("stage finished", stage=stage.number, accuracy=note.get("accuracy"))
     run.finish(
         "teacher",

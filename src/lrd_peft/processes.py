@@ -1,0 +1,124 @@
+"""The processes of one command: which one this is, who takes what, what waits. Knows no models and no files.
+
+`torchrun` and `accelerate launch` start several and tell each its place in the environment; anything started otherwise
+is one process, for which nothing here does anything. Torch is loaded only where processes talk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lrd_peft.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+
+
+def num_processes() -> int:
+    """Return how many processes work on this command together."""
+    # A scheduler may set WORLD_SIZE for its own purposes; only a launcher sets LOCAL_RANK.
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """Return which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0")) if num_processes() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes what there is one of: run folder, models, log, record."""
+    return rank() == 0
+
+
+def share(batches: Sequence[Item]) -> Sequence[Item]:
+    """Return this process's part of a plan that is the same in all: every `num_processes()`-th."""
+    return batches[rank() :: num_processes()]
+
+
+def on_cpu(device: str | None) -> bool:
+    """Whether a run with this `device` computes on the CPU; several processes without an accelerator do."""
+    if device is not None or num_processes() == 1:
+        return device == "cpu"
+    import torch
+
+    # torch.accelerator is younger than the oldest torch that we take.
+    return not getattr(torch, "accelerator", torch.cuda).is_available()
+
+
+def join(device: str | None) -> None:
+    """Connect the processes; each computes on its own device.
+
+    Raises:
+        UserError: if the device names one GPU for all, or the processes cannot work together there.
+    """
+    if num_processes() == 1:
+        return
+    if device is not None and ":" in device:
+        kind = device.partition(":")[0]
+        raise UserError(f'device is "{device}" for {num_processes()} processes; each takes its own: give "{kind}"')
+    from accelerate import PartialState
+
+    joined = PartialState(cpu=on_cpu(device)).num_processes
+    if joined != num_processes():
+        raise UserError(
+            f"{num_processes()} processes were started, but they cannot work together on this device; "
+            "give --device cpu, or start one process"
+        )
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device that a run computes on: the named one, or the best there is, each process's own."""
+    import torch
+
+    if name is not None and num_processes() == 1:
+        return torch.device(name)
+    from accelerate import PartialState
+
+    return torch.device(PartialState(cpu=on_cpu(name)).device)
+
+
+def wait() -> None:
+    """Go on when every process has come here."""
+    if num_processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def gather(items: list[Item]) -> list[Item]:
+    """Return the items of all processes, in the order of the processes, to each of them."""
+    if num_processes() == 1:
+        return items
+    import torch.distributed as dist
+
+    parts: list[Any] = [None] * num_processes()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def leave() -> None:
+    """Disconnect, when all is done."""
+    if num_processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other process has failed before: of several only the first says why, the others fail with it."""
+    if num_processes() == 1:
+        return True
+    from torch.distributed import TCPStore
+
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+        # A launcher that starts the processes again has one store for all of its attempts.
+        return store.add(f"lrd/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return True  # nobody to ask: better said twice than not at all
