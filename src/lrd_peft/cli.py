@@ -261,6 +261,9 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run one command and return the exit status; `None` and 0 are success."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if num_processes() > 1:
+        # A remark of DDP's, from each process, that a pass may be spared where no parameter is ever left out.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     resumes = bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].resumes
     try:
         with contextlib.ExitStack() as stack:
