@@ -36,3 +36,11 @@ def test_one_gpu_for_all_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -
     launched(monkeypatch, rank=0, of=2)
     with pytest.raises(UserError, match=r'device is "cuda:1" for 2 processes.*give "cuda"'):
         processes.join("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_weights_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, rank=0, of=2)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(UserError, match=f"asks for {name}, which shards the weights.*ddp.yaml"):
+        processes.join("cpu")

@@ -54,13 +54,20 @@ def join(device: str | None) -> None:
     """Connect the processes; each computes on its own device.
 
     Raises:
-        UserError: if the device names one GPU for all, or the processes cannot work together there.
+        UserError: if the device names one GPU for all, the processes cannot work together there, or the launcher asks
+            for weights that are spread over them (FSDP, DeepSpeed).
     """
     if num_processes() == 1:
         return
     if device is not None and ":" in device:
         kind = device.partition(":")[0]
         raise UserError(f'device is "{device}" for {num_processes()} processes; each takes its own: give "{kind}"')
+    for name in ("FSDP", "DEEPSPEED"):  # set by accelerate launch
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
+            raise UserError(
+                f"the launcher asks for {name}, which shards the weights; phases save and think with whole ones. Launch "
+                "with configs/accelerate/ddp.yaml, and where a model does not fit, train it with LoRA or QLoRA"
+            )
     from accelerate import PartialState
 
     joined = PartialState(cpu=on_cpu(device)).num_processes

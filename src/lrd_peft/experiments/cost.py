@@ -186,21 +186,18 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def training_memory(
-    shape: Shape, *, trained: Trained, adapters: int = 0, half: bool, activations: float, processes: int = 1
-) -> Memory:
+def training_memory(shape: Shape, *, trained: Trained, adapters: int = 0, half: bool, activations: float) -> Memory:
     """Return the memory of one training: what is trained is float32, with a copy for half-precision products.
 
     Args:
         half: the computation is in bfloat16 or float16; frozen weights are held in it.
-        processes: with more than one, DDP holds the gradients a second time in its buckets.
     """
     updated = {"all": shape.parameters, "lora": adapters, "nothing": 0}[trained]
     frozen = 0 if trained == "all" else shape.parameters
     weights = frozen * (2 if half else 4) + updated * (6 if half else 4)
     return Memory(
         weights=weights,
-        gradients=4 * updated * (2 if processes > 1 else 1),
+        gradients=4 * updated,
         optimizer=OPTIMIZER_BYTES * updated,
         activations=activations,
     )

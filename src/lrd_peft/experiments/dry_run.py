@@ -56,8 +56,9 @@ def dry_run(config: RunConfig) -> str:
         f"student: {config.student}, {_size(student, run.student.parameters)}{share}",
         f"method: {config.method} ({method.title}); phases: {', '.join(config.needed_phases)}",
         f"trained in the student: {trained:,} parameters{how}",
-        f"problems: {num_problems:,} to train on, {run.num_held_out:,} held out ({source}); about "
-        f"{lengths.question:.0f} tokens in the question, {lengths.steps:.0f} in the steps, {lengths.end:.0f} after them",
+        f"problems: {num_problems:,} to train on, {run.num_held_out:,} held out ({source})",
+        f"tokens of a problem: about {lengths.question:.0f} in the question, {lengths.steps:.0f} in the steps, "
+        f"{lengths.end:.0f} after them",
     ]
     if teacher is not None and method.needs == "store":
         lines += _store_lines(config, teacher, student, num_problems, lengths)
@@ -120,8 +121,8 @@ def _work_lines(run: Run) -> list[str]:
     """Return operations and hours of each phase."""
     costs = of_phases(run)
     lines = [
-        f"{H100.name}: {H100.flops_per_second / 1e12:.0f} TFLOP/s (dense BF16), {H100.bytes_per_second / 1e12:.2f} TB/s, "
-        f"{H100.memory_bytes / 1e9:.0f} GB; assumed to reach {H100.utilisation:.0%} of these rates",
+        f"{H100.name}: {H100.flops_per_second / 1e12:.0f} TFLOP/s (dense BF16), "
+        f"{H100.bytes_per_second / 1e12:.2f} TB/s, {H100.memory_bytes / 1e9:.0f} GB; assumed to reach {H100.utilisation:.0%} of these rates",
         f"{'phase':<12}{'10^12 operations':>20}{'hours on 1':>14}{f'on {_MANY}':>10}",
     ]
     for phase, cost in {**costs, "all": sum(costs.values(), Cost())}.items():
