@@ -309,7 +309,7 @@ def _dispatch(arguments: list[str]) -> int | None:
         raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
     if num_processes() > 1 and not COMMANDS[name].together:
         raise UserError(
-            f"lrd {name} is done by one process, {num_processes()} were started; give it without a launcher"
+            f"lrd {name} is work for one process, but {num_processes()} were started: leave the launcher out"
         )
     return COMMANDS[name].run(rest)
 

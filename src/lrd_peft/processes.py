@@ -65,8 +65,8 @@ def join(device: str | None) -> None:
     for name in ("FSDP", "DEEPSPEED"):  # set by accelerate launch
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
             raise UserError(
-                f"the launcher asks for {name}, which shards the weights; phases save and think with whole ones. Launch "
-                "with configs/accelerate/ddp.yaml, and where a model does not fit, train it with LoRA or QLoRA"
+                f"the launcher asks for {name}, which shards the weights; the phases need whole ones. Launch with "
+                "configs/accelerate/ddp.yaml, and where a model does not fit, train it with LoRA or QLoRA"
             )
     from accelerate import PartialState
 

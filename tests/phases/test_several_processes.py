@@ -87,6 +87,7 @@ def test_losses_are_those_of_one_process_with_batches_twice_as_large(one: Path, 
     alone, together = read_record(one / "record.json"), read_record(two / "record.json")
     assert together.environment["num_processes"] == 2
     trained = [[row for row in record.curves if "loss" in row] for record in (alone, together)]
+    assert [row.pop("phase") for row in trained[0]] == [row.pop("phase") for row in trained[1]]
     # 4 steps an epoch: an epoch each of stages 0 to 2, two of the student
     assert [len(rows) for rows in trained] == [20, 20]
     for ours, theirs in zip(*trained, strict=True):

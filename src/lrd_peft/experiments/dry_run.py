@@ -62,7 +62,7 @@ def dry_run(config: RunConfig) -> str:
     ]
     if teacher is not None and method.needs == "store":
         lines += _store_lines(config, teacher, student, num_problems, lengths)
-    lines += ["", *_work_lines(run), "", *_memory_lines(run)]
+    lines += [*_disk_lines(run), "", *_work_lines(run), "", *_memory_lines(run)]
     return "\n".join(lines)
 
 
@@ -117,12 +117,30 @@ def _store_lines(
     ]
 
 
+def _disk_lines(run: Run) -> list[str]:
+    """Return what the run folder holds beside the store: what is trained, in float32."""
+    sizes: list[tuple[str, int]] = []
+    if run.teacher is not None:
+        one = run.teacher_adapters or run.teacher.parameters
+        sizes.append(("teachers", one * (2 if run.config.needed_teacher == "latent" else 1)))
+    trained = METHODS[run.config.method].trains
+    if trained != "nothing":
+        sizes.append(("student", run.student_adapters or run.student.parameters))
+    if not sizes:
+        return []
+    # A checkpoint has AdamW's two moments too, and the one before goes when it is whole.
+    largest = max(run.teacher_adapters or run.teacher.parameters if run.teacher else 0, sizes[-1][1])
+    sizes.append(("checkpoints at most", 2 * 3 * largest))
+    return ["on disk beside it: " + ", ".join(f"{name} {4 * count / 1e9:.3f} GB" for name, count in sizes)]
+
+
 def _work_lines(run: Run) -> list[str]:
     """Return operations and hours of each phase."""
     costs = of_phases(run)
     lines = [
         f"{H100.name}: {H100.flops_per_second / 1e12:.0f} TFLOP/s (dense BF16), "
-        f"{H100.bytes_per_second / 1e12:.2f} TB/s, {H100.memory_bytes / 1e9:.0f} GB; assumed to reach {H100.utilisation:.0%} of these rates",
+        f"{H100.bytes_per_second / 1e12:.2f} TB/s, {H100.memory_bytes / 1e9:.0f} GB; "
+        f"assumed to reach {H100.utilisation:.0%} of these rates",
         f"{'phase':<12}{'10^12 operations':>20}{'hours on 1':>14}{f'on {_MANY}':>10}",
     ]
     for phase, cost in {**costs, "all": sum(costs.values(), Cost())}.items():
