@@ -42,7 +42,7 @@ def test_the_offline_recipes(name: str, root: Path) -> None:
 def _scale_blocks() -> list[tuple[str, list[str]]]:
     """Return each command of docs/scale.md with the lines that stand under it."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```\n\$ lrd run (.*) --dry_run\n(.*?)\n```", text, flags=re.DOTALL)
+    blocks = re.findall(r"```\n\$ lrd run ([^\n]*) --dry_run\n(.*?)\n```", text, flags=re.DOTALL)
     return [(flags, lines.split("\n")) for flags, lines in blocks]
 
 
