@@ -86,7 +86,9 @@ def device_of(name: str | None) -> torch.device:
         return torch.device(name)
     from accelerate import PartialState
 
-    return torch.device(PartialState(cpu=on_cpu(name)).device)
+    device = PartialState(cpu=on_cpu(name)).device
+    assert device is not None
+    return torch.device(device)
 
 
 def wait() -> None:
@@ -120,7 +122,7 @@ def first_to_fail() -> bool:
     """Whether no other process has failed before: of several only the first says why, the others fail with it."""
     if num_processes() == 1:
         return True
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
