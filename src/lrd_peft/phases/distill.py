@@ -44,7 +44,7 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     method = METHODS[config.method]
     assert method.trains != "nothing", f"{config.method} trains no student"
-    for phase in config.needed_phases[:-2]:
+    for phase in reversed(config.needed_phases[:-2]):
         run.require(phase, config)
     store = _sound_store(run) if method.needs == "store" else None
     folder = run.checkpoints("student")
