@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lrd_peft.errors import UserError, nearest
+from lrd_peft.interrupt import Stopped, heard
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -164,6 +165,17 @@ def _pretrain(arguments: Sequence[str]) -> None:
     print(pretrain(found.name, output_dir=folder, scale=found.scale, threads=found.num_threads))
 
 
+def _verify(arguments: Sequence[str]) -> None:
+    parser = _Parser("verify", COMMANDS["verify"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    run = _existing(parser.parse(arguments).run)
+    from lrd_peft.experiments.verify import verify
+
+    checked = verify(run)
+    print(checked.report())
+    checked.complain()
+
+
 def _problems(arguments: Sequence[str]) -> None:
     parser = _Parser("problems", COMMANDS["problems"].help)
     parser.add_argument("name", metavar="NAME", help='data set, as in --dataset of "lrd run"')
@@ -232,6 +244,7 @@ COMMANDS: dict[str, Command] = {
     "solve": Command("Answer questions with the student of a run.", _solve),
     "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
     "show": Command("Print the table of a finished run.", _show),
+    "verify": Command("Read a whole run folder and say what is damaged.", _verify),
     "study": Command("Run a grid of runs: those that have no record yet.", _study, resumes=True),
     "report": Command("Draw the tables and figures of all results, and one HTML page.", _report),
     "problems": Command("Print problems as JSON lines.", _problems),
@@ -265,10 +278,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         # python flushes stdout once more at exit; that must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         on = "; the same command goes on from here" if resumes else ""
-        print(f"lrd: interrupted{on}", file=sys.stderr)
-        return INTERRUPTED
+        by = f" by {stop}" if isinstance(stop, Stopped) else ""
+        print(f"lrd: interrupted{by}{on}", file=sys.stderr)
+        return stop.status if isinstance(stop, Stopped) else INTERRUPTED
     except (UserError, OSError) as error:
         if os.environ.get("LRD_TRACEBACK") == "1":
             raise
@@ -291,7 +305,8 @@ def _dispatch(arguments: list[str]) -> int | None:
         if name.startswith("-"):
             raise UserError(f"flags go after a command, {name} stands alone: lrd run {' '.join(arguments)}")
         raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
-    return COMMANDS[name].run(rest)
+    with heard():
+        return COMMANDS[name].run(rest)
 
 
 def _os_message(error: OSError, *, resumes: bool) -> str:

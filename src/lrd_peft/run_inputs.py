@@ -148,6 +148,11 @@ def load_options(config: RunConfig, *, student: bool) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, False)}
 
 
+def trust(config: RunConfig) -> dict[str, bool]:
+    """Return what the loading of a saved model has to be told: whether code that comes with its base may run."""
+    return {"trust_remote_code": True} if config.trust_remote_code else {}
+
+
 def start_student(config: RunConfig, run: RunFolder, options: ThinkingOptions, *, method: str) -> StudentModel:
     """Load the untrained student of a method: the model itself, or blocks of the teacher, as it came or trained."""
     loading = load_options(config, student=True)

@@ -28,18 +28,25 @@ RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
 }
 
 
-def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder | None = None) -> None:
+def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | None = None) -> None:
     """Run the phases that are not finished; with all of them done, write the record.
 
     Args:
-        shared: a folder for phases that several configurations share, instead of one that belongs to this one.
+        held: a folder that the caller holds, for phases that several configurations share or after its own
+            preflight; else the configuration's own is claimed.
 
     Raises:
-        UserError: from a phase, or if the run folder belongs to another configuration.
+        UserError: from a phase, or if the run folder belongs to another configuration or process.
     """
-    if shared is None:
-        preflight(config)
-    run = shared or RunFolder.claim(config)
+    if held is not None:
+        _run_held(config, held, phases)
+        return
+    preflight(config)
+    with RunFolder.claim(config) as run:
+        _run_held(config, run, phases)
+
+
+def _run_held(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     # PEFT still asks transformers for an attribute that has been renamed.
@@ -53,15 +60,29 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder 
         if phase not in config.needed_phases:
             print(f"{phase}: {config.method} needs none, skipped")
             continue
-        if run.finished(phase, config) is not None:
-            print(f"{phase}: finished, skipped ({run.root})")
+        if _is_whole(config, run, phase):
             continue
-        print(f"{phase}: begins")
-        run.log("phase begins", phase=phase)
-        RECIPES[phase](config, run)
-        run.log("phase finished", phase=phase)
+        with run.alone(phase):
+            if run.is_shared(phase) and _is_whole(config, run, phase):
+                continue  # another run has made it meanwhile
+            print(f"{phase}: begins")
+            run.log("phase begins", phase=phase)
+            RECIPES[phase](config, run)
+            run.log("phase finished", phase=phase)
     if "evaluation" in phases:
         write_record(run.record, make_record(config, run))
+        run.seal()
+
+
+def _is_whole(config: RunConfig, run: RunFolder, phase: Phase) -> bool:
+    """Return whether a phase is finished and what it made undamaged, and say so."""
+    if run.finished(phase, config) is None:
+        return False
+    if found := run.damages(phase, config):
+        print(f"{phase}: {found[0]} ({len(found)} in all); what is damaged is made again")
+    else:
+        print(f"{phase}: finished, skipped ({run.root})")
+    return not found
 
 
 def make_record(config: RunConfig, run: RunFolder) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrd_peft.errors import UserError
 from lrd_peft.model.thinking import Projection, head_logits, think
 
 
@@ -51,6 +53,9 @@ def generate(
     context: int | None = None,
 ) -> list[Generated]:
     """Think, then decode greedily; rows that have ended leave the batch.
+
+    Raises:
+        UserError: if the model's output is NaN.
 
     Args:
         lm: a causal LM, PEFT-wrapped or not.
@@ -97,6 +102,11 @@ def generate(
         for place, (row, token, value) in enumerate(
             zip(rows, best_id.tolist(), best_value.exp().tolist(), strict=True)
         ):
+            if math.isnan(value):
+                raise UserError(
+                    "the model's output is NaN: its weights are broken, or float16 is too narrow for it; load it in "
+                    "float32 or bfloat16"
+                )
             if token == eos_id:
                 done[row] = True
                 continue

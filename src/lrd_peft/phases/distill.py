@@ -5,7 +5,6 @@ Knows which trainer goes with which loss; not how a loss is computed.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -14,26 +13,27 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from lrd_peft.checkpoints import last_checkpoint
+from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import StageCollator, items
 from lrd_peft.data import Problem
-from lrd_peft.errors import UserError
 from lrd_peft.methods import METHODS
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.saving import save_model
-from lrd_peft.records import write_json_atomic
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     start_student,
     student_options,
     training_arguments,
     training_problems,
+    trust,
     with_lora,
 )
 from lrd_peft.store import Store
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import ThinkingTrainer, count_steps, last_checkpoint
+from lrd_peft.training import ThinkingTrainer, count_steps
 
 # A student of a given time is timed over so many steps, after the first ones, in which memory is still being found.
 _WARM_UP_STEPS, _TIMED_STEPS = 5, 25
@@ -44,9 +44,11 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     method = METHODS[config.method]
     assert method.trains != "nothing", f"{config.method} trains no student"
-    for phase in reversed(config.needed_phases[:-2]):
-        run.require(phase, config)
-    store = _sound_store(run) if method.needs == "store" else None
+    if method.needs == "store":
+        run.require("store", config)
+    if method.needs == "teacher/cot" or config.student_weights == "trained":
+        run.require("teacher", config)
+    store = Store.open(run.store) if method.needs == "store" else None
     folder = run.checkpoints("student")
     max_steps = -1
     if config.max_seconds is not None:
@@ -103,8 +105,8 @@ def _begin(
 def _affordable_steps(config: RunConfig, run: RunFolder, store: Store | None, *, seconds: float) -> int:
     """Return how many steps fit into the time, timed on a student that is thrown away and noted for a resumed run."""
     path = run.root / "student_steps.json"
-    if path.is_file():
-        return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
+    if noted := read_sealed(path):
+        return int(noted["steps"])
     with tempfile.TemporaryDirectory() as folder:
         _, trainer = _begin(config, run, store, output_dir=Path(folder), max_steps=_WARM_UP_STEPS + _TIMED_STEPS)
         clock = _Clock()
@@ -112,7 +114,7 @@ def _affordable_steps(config: RunConfig, run: RunFolder, store: Store | None, *,
         trainer.train()
     per_step = (clock.times[-1] - clock.times[_WARM_UP_STEPS - 1]) / _TIMED_STEPS
     steps = max(1, int(seconds / per_step))
-    write_json_atomic(path, {"steps": steps, "seconds_per_step": per_step})
+    write_sealed(path, {"steps": steps, "seconds_per_step": per_step})
     return steps
 
 
@@ -124,17 +126,6 @@ class _Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.times.append(time.perf_counter())
-
-
-def _sound_store(run: RunFolder) -> Store:
-    store = Store.open(run.store)
-    damages = store.verify()
-    if damages:
-        raise UserError(
-            f"the store of {run.root} is damaged: {damages[0]} ({len(damages)} in all). Delete "
-            f"{run.root}/store.done.json and give the same command again: only the damaged part is written anew"
-        )
-    return store
 
 
 def _latent_trainer(config: RunConfig, store: Store, student: StudentModel, args: TrainingArguments) -> LRDPEFTTrainer:
@@ -173,7 +164,7 @@ def _other_trainer(
     collator = StageCollator(student, stage, max_stage=stage, thoughts_per_step=thoughts_per_step, num_steps=num_steps)
     parts: dict[str, Any] = {"items": encoded, "collator": collator, "args": args, "label": config.method}
     if method.loss == "tokens":
-        teacher = TeacherModel.load(run.teacher / "cot")
+        teacher = TeacherModel.load(run.teacher / "cot", **trust(config))
         return TokenDistillationTrainer(
             student, teacher=teacher, alpha=config.token_alpha, temperature=config.temperature, **parts
         )

@@ -14,11 +14,12 @@ from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import Row, collate
 from lrd_peft.data.problem import Problem
+from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.thinking import check_layers
 from lrd_peft.progress import Progress
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import training_problems
+from lrd_peft.run_inputs import training_problems, trust
 from lrd_peft.store import StoreSpec, StoreWriter, estimate_bytes, require_space
 
 # Batches are made of neighbours in length within windows of this many batches.
@@ -46,7 +47,8 @@ def write_states(
     """Run the teacher over the rows that the store lacks and add their states.
 
     Neighbours in length share a batch, so that little is padded. Who shares a batch, and so its padding and rounding,
-    depends on the rows alone: it is the same whether or not a part was written before.
+    depends on the rows alone: it is the same whether or not a part was written before. After a signal (interrupt.py)
+    it returns when a shard is full.
     """
     layers, positions = writer.spec.layers, writer.spec.positions
     missing = {index for first, stop in writer.missing for index in range(first, stop)}
@@ -77,6 +79,8 @@ def write_states(
                     waiting[index] = states[:, valid[place]] if positions == "all" else states
             progress.update(begin + start + len(chosen))
         for index in sorted(waiting):
+            if asked() and writer.at_shard_end:
+                return
             writer.add(index, waiting[index], problems[index].to_row())
 
 
@@ -85,7 +89,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     """Write the states that the store lacks and mark the phase as done."""
     began = time.perf_counter()
     run.require("teacher", config)
-    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"))
+    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"), **trust(config))
     if config.device is not None:
         teacher.to(config.device)
     layers = config.stored_layers
@@ -111,13 +115,15 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     positions = sum(row.length for row in rows) if config.positions == "all" else per_problem * len(rows)
     num_bytes = estimate_bytes(spec, positions)
     print(f"store: {len(rows)} problems, {positions} positions, layers {list(layers)}: {num_bytes / 1e6:.1f} MB")
-    with StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes) as writer:
+    with until_safe(), StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes) as writer:
         for damage in writer.damages:
             print(f"store: {damage}, written again")
         num_missing = sum(stop - first for first, stop in writer.missing)
         require_space(run.root, num_bytes * num_missing // len(rows))
         with Progress("extraction", total=len(rows), unit="problems", initial=len(rows) - num_missing) as progress:
             write_states(teacher, rows, problems, writer, batch_size=config.eval_batch_size, progress=progress)
+        if asked():
+            return
         writer.finish()
     run.finish(
         "store",
