@@ -172,17 +172,21 @@ def similarity_row() -> dict[str, Any]:
     """Return a similarity.json, synthetic."""
     teacher, student = list(range(13)), list(range(7))
     cka = [[max(0.05, 0.95 - 0.09 * abs(t - 2 * s)) for s in student] for t in teacher]
+    cosine = [[value - 0.4 if t else None for value in line] for t, line in enumerate(cka)]
     return {
+        "source": "latent-lora, seed 0, 300 test problems of gsm-mini, math-mini, aqua-mini",
         "teacher_layers": teacher,
         "student_layers": student,
         "cka": cka,
-        "cosine": [[value - 0.4 if t else None for value in line] for t, line in enumerate(cka)],
+        "cosine": cosine,
+        "cka_untrained": [[value / 2 for value in line] for line in cka],
+        "cosine_untrained": [[None if value is None else value - 0.3 for value in line] for line in cosine],
         "num_positions": 1500,
     }
 
 
-def answers() -> list[dict[str, Any]]:
-    """Return the rows of an answers.json; one of them tries to break out of the page."""
+def answers() -> dict[str, Any]:
+    """Return an answers.json, synthetic; one problem tries to break out of the page."""
     rows = []
     for index in range(12):
         rows.append(
@@ -198,4 +202,4 @@ def answers() -> list[dict[str, Any]]:
             }
         )
     rows[0]["question"] = "<script>window.broken = 1</script> <img src=x onerror=alert(1)> How many?"
-    return rows
+    return {"source": "latent-lora, seed 0, 12 test problems", "problems": rows}

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from lrd_peft.evaluation.similarity import Similarity
 from lrd_peft.records import Record
 from lrd_peft.report.cells import NothingToDraw, cells
 from lrd_peft.report.figures import catalogue
@@ -23,7 +24,6 @@ from lrd_peft.report.figures.sweeps import alpha_sensitivity, layer_selection, l
 from lrd_peft.report.figures.training import training_curves
 from lrd_peft.report.reference import LABEL
 from lrd_peft.report.results import Study
-from lrd_peft.report.similarity import Similarity
 from tests.report import made
 
 DATASETS = ("gsm-mini", "math-mini")
@@ -169,13 +169,23 @@ def test_radar_is_relative_to_the_best() -> None:
         radar_comparison([record()])
 
 
-def test_similarity_leaves_cosine_out_where_no_widths_agree() -> None:
+def test_similarity_is_drawn_before_and_after_the_training() -> None:
     row = made.similarity_row()
-    assert len(layer_similarity(Similarity.from_dict(row)).axes) == 4  # two maps, two colour bars
-    none = row | {"cosine": [[None] * 7] * 13}
-    assert len(layer_similarity(Similarity.from_dict(none)).axes) == 2
-    with pytest.raises(NothingToDraw, match=r"similarity\.json"):
+    figure = layer_similarity(Similarity.from_dict(row))
+    titles = [panel.get_title() for panel in figure.axes]
+    kinds = ("linear CKA", "mean cosine")
+    assert titles[:4] == [f"{kind}, {when} training" for kind in kinds for when in ("before", "after")]
+    assert row["source"] in texts(figure) and "1500 positions" in texts(figure)
+    images = [np.asarray(panel.images[0].get_array(), dtype=float) for panel in figure.axes[:2]]
+    assert [float(image[0, 0]) for image in images] == [0.475, 0.95]
+    with pytest.raises(NothingToDraw, match="lrd inspect RUN"):
         layer_similarity(None)
+
+
+def test_similarity_leaves_out_what_was_not_measured() -> None:
+    none = made.similarity_row() | {"cosine": [[None] * 7] * 13, "cka_untrained": None, "cosine_untrained": None}
+    figure = layer_similarity(Similarity.from_dict(none))
+    assert [panel.get_title() for panel in figure.axes] == ["linear CKA", ""]  # the map and its colour bar
 
 
 def test_a_field_with_one_value_is_no_sweep() -> None:
