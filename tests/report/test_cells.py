@@ -86,7 +86,7 @@ def test_a_folder_of_studies_is_read_with_what_lies_beside_the_records(tmp_path:
     methods = studies["methods"]
     assert methods.answers is not None
     problems = methods.answers.problems
-    assert (methods.title, len(problems), problems[5].student_answer) == ("All methods", 12, None)
+    assert (methods.title, len(problems), problems[5].student_answer) == ("All methods", 13, None)
     assert methods.similarity is not None
     assert read_results(tmp_path / "alpha" / "000-latent-lora-seed0.json")["methods"].num_seeds == 1
 
@@ -100,7 +100,7 @@ def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
         read_study(tmp_path)
     made.save(tmp_path / "methods", small())
     (tmp_path / "methods" / "answers.json").write_text('{"source": "", "problems": [{"dataset": "x"}]}')
-    with pytest.raises(UserError, match="student_answer.*make them again with `lrd inspect`"):
+    with pytest.raises(UserError, match=r"student_answer.*make them again with `lrd inspect`"):
         read_results(tmp_path)
     (tmp_path / "methods" / "answers.json").write_text("[]")
     with pytest.raises(UserError, match="holds list, not dict"):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import RunConfig, load_config
 from lrd_peft.curriculum import items, row_at
@@ -35,12 +34,12 @@ from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.progress import Progress
 from lrd_peft.records import write_json_atomic
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import held_out, some_training_problems, start_student, student_options
+from lrd_peft.run_inputs import held_out, quiet_libraries, some_training_problems, start_student, student_options
 
 # Held-out problems unless told otherwise: a page is read by people, a similarity needs more positions than units.
 NUM_ANSWERS, NUM_COMPARED = 60, 200
 # Tokens of the LM head shown for a thought.
-TOP_TOKENS = 5
+TOP_TOKENS = 3
 # Files keep fewer digits than change with the number of threads.
 DIGITS = 4
 
@@ -72,7 +71,7 @@ def inspect(root: Path, *, num_problems: int | None = None, output: Path | None 
     _require_thinking_student(config, run)
     folder = root if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
-    transformers_logging.set_verbosity_error()
+    quiet_libraries()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     shown = _held_out(config, NUM_ANSWERS if num_problems is None else num_problems)
@@ -281,7 +280,10 @@ def _chosen(states: States, indices: Sequence[int], wanted: Sequence[int]) -> St
 
 @torch.no_grad()
 def _projected(student: StudentModel, states: States) -> dict[tuple[int, int], NDArray[np.float32]]:
-    """Return (teacher layer, student layer) -> the student's states in the teacher's space, where it has a projector."""
+    """Return the student's states in the teacher's space: (teacher layer, student layer) -> [positions, H_T].
+
+    There is a pair for each projector that the student was trained with.
+    """
     return {
         (int(layer), own): student.project(int(layer), torch.from_numpy(states[own]).to(student.device)).cpu().numpy()
         for layer, own in student.description["layer_map"].items()
