@@ -114,7 +114,7 @@ def record(
                 "phase": "student",
                 "step": float(step),
                 "loss": 1 + 2 / step,
-                "task": 1.2 + 2 / step + 0.1 * draw.random(),
+                "task": 2 - 2 * share + 2 / step + 0.1 * draw.random(),
             }
             | ({"distill": 0.1 + 1 / step} if method == "latent-lora" else {})
             for step in (range(1, 200, 10) if phase == "student" and seconds else ())
