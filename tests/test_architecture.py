@@ -26,6 +26,8 @@ TORCH_FREE = (
     "cli",
     "evaluation.answers",
     "evaluation.metrics",
+    "evaluation.similarity",
+    "evaluation.decoded",
 )
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 

@@ -103,6 +103,18 @@ def _solve(arguments: Sequence[str]) -> None:
     print(solve(run, found.questions))
 
 
+def _inspect(arguments: Sequence[str]) -> None:
+    parser = _Parser("inspect", COMMANDS["inspect"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a student that thinks")
+    parser.flag("--num_problems", type=int, help="held-out problems (default: 60 for the answers, 200 compared)")
+    parser.flag("--output", type=Path, help="folder for the two files, a study's for example (default: RUN)")
+    found = parser.parse(arguments)
+    run = _existing(found.run)
+    from lrd_peft.phases.inspect import inspect
+
+    print("\n".join(inspect(run, num_problems=found.num_problems, output=found.output)))
+
+
 def _compare(arguments: Sequence[str]) -> None:
     parser = _Parser("compare", COMMANDS["compare"].help)
     parser.add_argument("run_a", type=Path, metavar="RUN_A", help="run folder or record")
@@ -242,6 +254,7 @@ COMMANDS: dict[str, Command] = {
     "distill": _phases("distill", ("student",), "Phase 3: train the student."),
     "evaluate": _phases("evaluate", ("evaluation",), "Phase 4: measure on held-out problems."),
     "solve": Command("Answer questions with the student of a run.", _solve),
+    "inspect": Command("See what a student's thoughts decode to, and how like the teacher's its layers are.", _inspect),
     "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
     "show": Command("Print the table of a finished run.", _show),
     "verify": Command("Read a whole run folder and say what is damaged.", _verify),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, ProblemSet, load_problems
@@ -37,6 +39,14 @@ class TrainingProblems:
     @property
     def problems(self) -> tuple[Problem, ...]:
         return tuple(row.problem for row in self.encoded)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and PEFT from telling the user what is none of theirs."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # PEFT still asks transformers for an attribute that has been renamed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:

@@ -139,7 +139,9 @@ def test_thought_tokens_are_what_the_head_reads_before_each_slot(family: str) ->
     for question, row in zip(QUESTIONS, rows, strict=True):
         logits, _ = recompute(lm, question, 3, [])
         before = logits[len(question) - 1 : len(question) + 2]  # the question's last token, slots 1 and 2
-        assert [list(slot) for slot in row.thought_tokens] == before.topk(4).indices.tolist()
+        best = before.softmax(dim=-1).topk(4)
+        assert [list(slot) for slot in row.thought_tokens] == best.indices.tolist()
+        torch.testing.assert_close(torch.tensor(row.thought_probabilities), best.values)
 
 
 @pytest.mark.parametrize("family", MODELS)

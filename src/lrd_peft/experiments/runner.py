@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.experiments.preflight import preflight
@@ -19,6 +17,7 @@ from lrd_peft.phases.extract import extract
 from lrd_peft.phases.train_teacher import train_teacher
 from lrd_peft.records import Costs, Record, environment, peak_memory_bytes, write_record
 from lrd_peft.run_folder import RunFolder
+from lrd_peft.run_inputs import quiet_libraries
 
 RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
     "teacher": train_teacher,
@@ -47,10 +46,7 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | 
 
 
 def _run_held(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # PEFT still asks transformers for an attribute that has been renamed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    quiet_libraries()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     set_seed(config.seed)

@@ -71,7 +71,7 @@ def write(
     fitting = [
         i for i, prompt in enumerate(prompts) if context is None or len(prompt) + num_thoughts + len(forced) <= context
     ]
-    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False, thought_tokens=())
+    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False)
     rows = [nothing] * len(prompts)
     if not fitting:
         return rows
