@@ -50,7 +50,7 @@ def efficiency_pareto(records: Sequence[Record]) -> Figure:
             grid[row][column].set_xlabel(name)
             if row == 0:
                 grid[row][column].set_title(dataset_label(dataset))
-        percent_axis(grid[row][0])  # after the last panel: all of them share it
+        percent_axis(grid[row][0], low=-0.03)  # after the last panel: all of them share it
         grid[row][0].set_ylabel("accuracy")
     named = max(grid.flat, key=lambda panel: len(panel.get_legend_handles_labels()[1]))
     legend_below(figure, named, columns=4)
@@ -93,7 +93,14 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
             )
             for size in shown
         ]
-        panel.legend(keys, [f"{short_count(size)} trained" for size in shown], loc="lower right", labelspacing=1.2)
+        panel.legend(
+            keys,
+            [f"{short_count(size)} trained" for size in shown],
+            loc="lower right",
+            labelspacing=1.2,
+            frameon=True,
+            edgecolor="none",
+        )
 
 
 def bubble_area(trained: int, largest: int) -> float:
