@@ -75,8 +75,7 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
             area = bubble_area(trained, largest)
             panel.scatter(time.mean, share.mean, s=area, color=style.colour, alpha=0.35, linewidths=0, zorder=2)
         size = 7 if cell.method == OURS else 4
-        look = style.look | {"linestyle": "none"}
-        panel.plot(time.mean, share.mean, **look, markersize=size, zorder=3, label=style.label)
+        panel.plot(time.mean, share.mean, **style.points, markersize=size, zorder=3, label=style.label)
     front = pareto_front([(time.mean, cell.accuracy.mean) for cell, time in points])
     panel.plot(*zip(*front, strict=True), color=GREY, linestyle="--", linewidth=1, zorder=1, label="Pareto front")
     panel.set_xscale("log")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from lrd_peft.evaluation.similarity import Matrix, Similarity
@@ -46,17 +46,17 @@ def layer_similarity(similarity: Similarity | None) -> Figure:
     )
     grid = figure.subplots(len(heights), num_columns, squeeze=False, height_ratios=heights)
     for (title, untrained, trained, colours, low), rows, panels in zip(kinds, kept, grid, strict=False):
-        scale, image = Normalize(low, 1.0), None
+        scale = Normalize(low, 1.0)
         columns = np.isfinite(trained).any(axis=0)
         for panel, values, when in zip(panels[::-1], (trained, untrained), ("after", "before"), strict=False):
             if np.isfinite(values).any():
-                image = _heat_map(panel, values[np.ix_(rows, columns)], colours=colours, scale=scale)
+                _heat_map(panel, values[np.ix_(rows, columns)], colours=colours, scale=scale)
                 panel.set_xticks(range(columns.sum()), np.array(similarity.student_layers)[columns].astype(str))
                 panel.set_yticks(range(rows.sum()), np.array(similarity.teacher_layers)[rows].astype(str))
                 panel.set_title(f"{title}, {when} training" if num_columns == 2 else title)
             else:  # the widths differ, and what maps one to the other comes with the training
                 panel.set_axis_off()
-        figure.colorbar(image, ax=panels, fraction=0.05)
+        figure.colorbar(ScalarMappable(scale, colours), ax=panels, fraction=0.05)
     figure.suptitle(f"{similarity.source}: {similarity.num_positions} positions", fontsize=7)
     return figure
 
@@ -66,9 +66,9 @@ def _values(matrix: Matrix | None) -> NDArray[np.float64]:
     return np.array([[np.nan if v is None else v for v in line] for line in matrix or ()], dtype=float, ndmin=2)
 
 
-def _heat_map(panel: Axes, values: NDArray[np.float64], *, colours: str, scale: Normalize) -> AxesImage:
+def _heat_map(panel: Axes, values: NDArray[np.float64], *, colours: str, scale: Normalize) -> None:
     panel.patch.set(facecolor="#F4F4F4", edgecolor="#CCCCCC", hatch="///", linewidth=0)
-    image = panel.imshow(values, norm=scale, cmap=colours, origin="lower", aspect="auto")
+    panel.imshow(values, norm=scale, cmap=colours, origin="lower", aspect="auto")
     if values.shape[1] <= _MOST_COLUMNS:
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -79,4 +79,3 @@ def _heat_map(panel: Axes, values: NDArray[np.float64], *, colours: str, scale: 
     panel.set_xlabel("student layer")
     panel.set_ylabel("teacher layer")
     panel.grid(visible=False)
-    return image
