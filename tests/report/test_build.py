@@ -100,6 +100,7 @@ def test_the_page_is_whole_without_javascript(page: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_everything_is_drawn_and_twice_the_same(tmp_path: Path) -> None:
     results = made.all_studies(tmp_path / "results", seeds=2)
     lines = build(results, tmp_path / "out")

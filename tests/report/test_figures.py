@@ -234,6 +234,15 @@ def test_similarity_leaves_out_what_was_not_measured() -> None:
     none = made.similarity_row() | {"cosine": [[None] * 7] * 13, "cka_untrained": None, "cosine_untrained": None}
     figure = layer_similarity(Similarity.from_dict(none))
     assert [panel.get_title() for panel in figure.axes] == ["linear CKA", ""]  # the map and its colour bar
+    # with other widths there are cosines after the projectors only: of those layers, after the training
+    few = [[0.5 if (t, s) in ((8, 4), (10, 6)) else None for s in range(7)] for t in range(13)]
+    figure = layer_similarity(
+        Similarity.from_dict(made.similarity_row() | {"cosine": few, "cosine_untrained": [[None] * 7] * 13})
+    )
+    panel = next(panel for panel in figure.axes if panel.get_title() == "mean cosine, after training")
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["8", "10"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["4", "6"]
+    assert "mean cosine, before" not in texts(figure)
 
 
 def test_a_field_with_one_value_is_no_sweep() -> None:

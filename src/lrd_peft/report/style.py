@@ -49,6 +49,11 @@ class MethodStyle:
         }
 
     @property
+    def points(self) -> dict[str, Any]:
+        """matplotlib's arguments for markers without a line."""
+        return {**self.look, "linestyle": "none"}
+
+    @property
     def bar(self) -> dict[str, Any]:
         """matplotlib's arguments for a bar."""
         face = {"facecolor": self.colour} if self.thinks else {"facecolor": "white", "hatch": "////"}

@@ -72,7 +72,7 @@ def _lines(panel: Axes, own: Sequence[Cell]) -> None:
             [cell.total_parameters * shift for cell in line],
             [share.mean for share in shares],
             yerr=list(zip(*(share.reach for share in shares), strict=True)),
-            **style.look | ({} if len(line) > 1 else {"linestyle": "none"}),
+            **(style.look if len(line) > 1 else style.points),
             markersize=8 if method == OURS else 5,
             elinewidth=0.8,
             label=style.label,

@@ -50,7 +50,7 @@ def efficiency_pareto(records: Sequence[Record]) -> Figure:
             grid[row][column].set_xlabel(name)
             if row == 0:
                 grid[row][column].set_title(dataset_label(dataset))
-        percent_axis(grid[row][0])  # after the last panel: all of them share it
+        percent_axis(grid[row][0], low=-0.03)  # after the last panel: all of them share it
         grid[row][0].set_ylabel("accuracy")
     named = max(grid.flat, key=lambda panel: len(panel.get_legend_handles_labels()[1]))
     legend_below(figure, named, columns=4)
@@ -75,8 +75,7 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
             area = bubble_area(trained, largest)
             panel.scatter(time.mean, share.mean, s=area, color=style.colour, alpha=0.35, linewidths=0, zorder=2)
         size = 7 if cell.method == OURS else 4
-        look = style.look | {"linestyle": "none"}
-        panel.plot(time.mean, share.mean, **look, markersize=size, zorder=3, label=style.label)
+        panel.plot(time.mean, share.mean, **style.points, markersize=size, zorder=3, label=style.label)
     front = pareto_front([(time.mean, cell.accuracy.mean) for cell, time in points])
     panel.plot(*zip(*front, strict=True), color=GREY, linestyle="--", linewidth=1, zorder=1, label="Pareto front")
     panel.set_xscale("log")
@@ -93,7 +92,14 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
             )
             for size in shown
         ]
-        panel.legend(keys, [f"{short_count(size)} trained" for size in shown], loc="lower right", labelspacing=1.2)
+        panel.legend(
+            keys,
+            [f"{short_count(size)} trained" for size in shown],
+            loc="lower right",
+            labelspacing=1.2,
+            frameon=True,
+            edgecolor="none",
+        )
 
 
 def bubble_area(trained: int, largest: int) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
+from numpy.typing import NDArray
 
 from lrd_peft.evaluation.similarity import Matrix, Similarity
 from lrd_peft.report.cells import NothingToDraw
@@ -21,51 +22,53 @@ def layer_similarity(similarity: Similarity | None) -> Figure:
     """Draw linear CKA (above) and, where it exists, the mean cosine (below): teacher layers upwards, student sideways.
 
     Before the training on the left, where that was measured, and after it. One measurement over positions, no
-    interval. Cells without a value are hatched.
+    interval. Cells without a value are hatched; layers of which no cosine exists are left out of its map.
 
     Raises:
         NothingToDraw: if there is no similarity.
     """
     if similarity is None:
         raise NothingToDraw("there is no similarity.json beside the records (`lrd inspect RUN` makes it)")
-    found = (
-        ("linear CKA", similarity.cka_untrained, similarity.cka, "cividis", 0.0),
+    kinds = [
+        ("linear CKA", _values(similarity.cka_untrained), _values(similarity.cka), "cividis", 0.0),
         # cividis reads the same for every colour vision; a signed cosine needs a middle
-        ("mean cosine", similarity.cosine_untrained, similarity.cosine, "PuOr_r", -1.0),
-    )
-    kinds = [kind for kind in found if _has_values(kind[2])]
-    num_columns = 2 if similarity.cka_untrained is not None else 1
-    num_teacher, num_student = len(similarity.teacher_layers), len(similarity.student_layers)
+        ("mean cosine", _values(similarity.cosine_untrained), _values(similarity.cosine), "PuOr_r", -1.0),
+    ]
+    kept = [np.isfinite(trained).any(axis=1) for _, _, trained, _, _ in kinds]
+    num_columns = 1 if similarity.cka_untrained is None else 2
+    heights = [0.24 * rows.sum() for rows in kept if rows.any()]
     figure = Figure(
-        figsize=(1.0 + num_columns * (0.9 + 0.36 * num_student), len(kinds) * (0.9 + 0.24 * num_teacher) + 0.3),
+        figsize=(
+            1.2 + num_columns * (0.9 + 0.36 * len(similarity.student_layers)),
+            sum(heights) + 0.8 * len(heights) + 0.3,
+        ),
         layout="constrained",
     )
-    grid = figure.subplots(len(kinds), num_columns, squeeze=False)
-    for (title, untrained, trained, colours, low), panels in zip(kinds, grid, strict=True):
-        scale, image = Normalize(low, 1.0), None
-        for panel, matrix, when in zip(panels[::-1], (trained, untrained), ("after", "before"), strict=False):
-            if _has_values(matrix):
-                image = _heat_map(panel, similarity, matrix, colours=colours, scale=scale)
+    grid = figure.subplots(len(heights), num_columns, squeeze=False, height_ratios=heights)
+    for (title, untrained, trained, colours, low), rows, panels in zip(kinds, kept, grid, strict=False):
+        scale = Normalize(low, 1.0)
+        columns = np.isfinite(trained).any(axis=0)
+        for panel, values, when in zip(panels[::-1], (trained, untrained), ("after", "before"), strict=False):
+            if np.isfinite(values).any():
+                _heat_map(panel, values[np.ix_(rows, columns)], colours=colours, scale=scale)
+                panel.set_xticks(range(columns.sum()), np.array(similarity.student_layers)[columns].astype(str))
+                panel.set_yticks(range(rows.sum()), np.array(similarity.teacher_layers)[rows].astype(str))
                 panel.set_title(f"{title}, {when} training" if num_columns == 2 else title)
-            else:
+            else:  # the widths differ, and what maps one to the other comes with the training
                 panel.set_axis_off()
-        figure.colorbar(image, ax=panels, fraction=0.05)
+        figure.colorbar(ScalarMappable(scale, colours), ax=panels, fraction=0.05)
     figure.suptitle(f"{similarity.source}: {similarity.num_positions} positions", fontsize=7)
     return figure
 
 
-def _has_values(matrix: Matrix | None) -> bool:
-    return matrix is not None and any(value is not None for line in matrix for value in line)
+def _values(matrix: Matrix | None) -> NDArray[np.float64]:
+    """Return a matrix with NaN where there is no value; [0, 0] if it was not measured."""
+    return np.array([[np.nan if v is None else v for v in line] for line in matrix or ()], dtype=float, ndmin=2)
 
 
-def _heat_map(
-    panel: Axes, similarity: Similarity, matrix: Matrix | None, *, colours: str, scale: Normalize
-) -> AxesImage:
-    assert matrix is not None
-    values = np.array([[np.nan if v is None else v for v in line] for line in matrix], dtype=float)
-    panel.set_facecolor("#EEEEEE")
-    panel.patch.set_hatch("///")
-    image = panel.imshow(values, norm=scale, cmap=colours, origin="lower", aspect="auto")
+def _heat_map(panel: Axes, values: NDArray[np.float64], *, colours: str, scale: Normalize) -> None:
+    panel.patch.set(facecolor="#F4F4F4", edgecolor="#CCCCCC", hatch="///", linewidth=0)
+    panel.imshow(values, norm=scale, cmap=colours, origin="lower", aspect="auto")
     if values.shape[1] <= _MOST_COLUMNS:
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -73,9 +76,6 @@ def _heat_map(
                 text = f"{value:.2f}".replace("0.", ".", 1)
                 colour = "white" if dark else "black"
                 panel.text(column, row, text, ha="center", va="center", fontsize=5.5, color=colour)
-    panel.set_xticks(range(values.shape[1]), [str(layer) for layer in similarity.student_layers])
-    panel.set_yticks(range(values.shape[0]), [str(layer) for layer in similarity.teacher_layers])
     panel.set_xlabel("student layer")
     panel.set_ylabel("teacher layer")
     panel.grid(visible=False)
-    return image

@@ -224,7 +224,7 @@ def _across(panel: Axes, values: Sequence[tuple[float, Estimate]], method: str) 
         [value.mean for _, value in values],
         [place for place, _ in values],
         xerr=list(zip(*(value.reach for _, value in values), strict=True)),
-        **method_style(method).look | {"linestyle": "none"},
+        **method_style(method).points,
         markersize=6 if method == OURS else 3.5,
         elinewidth=0.7,
         capsize=0,
