@@ -176,8 +176,6 @@ def training_arguments(
 ) -> TrainingArguments:
     """Return transformers' arguments for one training of the teacher or the student, and set its tracker up."""
     _track(config, name)
-    # A checkpoint between two log lines would lose the sums of the line that was under way.
-    save_steps = -(-config.save_steps // config.logging_steps) * config.logging_steps
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=epochs,
@@ -190,7 +188,7 @@ def training_arguments(
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.lr_scheduler,
         logging_steps=config.logging_steps,
-        save_steps=save_steps,
+        save_steps=config.save_steps,
         seed=config.seed if student else config.problems_seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",

@@ -1,24 +1,19 @@
-"""kill -9 at random moments, the same command again, until the run ends; its end is compared bit for bit.
-
-    python -m tests.faults.kills --kills 50 --seed 0
-    python -m tests.faults.kills --kills 25 --signal TERM
-
-Prints where the kills hit and how many of the runs ended as the undisturbed one.
-"""
+"""Signals at random moments, the same command again, until the run ends; its end is compared bit for bit."""
 
 from __future__ import annotations
 
-import argparse
 import random
+import shutil
 import signal
-import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.campaign import NAME, differences, end_state, place, prepare, run_flags, start, undisturbed
+from tests.faults.campaign import NAME, differences, end_state, place, run_flags, start
+
+# The longest life before a signal, as a share of an undisturbed run's processor time.
+_SHARE = 0.5
 
 
 @dataclass
@@ -32,6 +27,13 @@ class Killed:
 
     places: Counter[str] = field(default_factory=Counter)
     ends: list[list[str]] = field(default_factory=list)
+
+    def total(self, number: signal.Signals) -> str:
+        """Return one line on all of it."""
+        same = sum(not end for end in self.ends)
+        found = ", ".join(sorted({name for end in self.ends for name in end}))
+        hits = f"{self.places.total()} times {number.name}, {len(self.ends)} runs"
+        return f"{hits}, {same} of which ended bit for bit as the undisturbed one{found and '; differing: ' + found}"
 
 
 def kill_until_it_ends(
@@ -60,44 +62,22 @@ def kill_until_it_ends(
     assert process.wait() == 0, process.text
 
 
-def campaign(root: Path, *, num_kills: int, seed: int, share: float, number: signal.Signals) -> Killed:
-    """Disturb runs, one after another, until there were `num_kills` kills."""
+def campaign(
+    root: Path, reference: Path, seconds: float, *, num_kills: int, seed: int, number: signal.Signals
+) -> Killed:
+    """Disturb runs, one after another, until there were `num_kills` kills.
+
+    Args:
+        root: folder for the runs.
+        reference: the undisturbed run, which took so many `seconds` of processor time.
+    """
     draw = random.Random(seed)
-    reference, seconds = undisturbed(root)
     wanted = end_state(reference)
     killed = Killed()
     while (left := num_kills - killed.places.total()) > 0:
         folder = root / f"killed-{len(killed.ends)}" / NAME
-        folder.parent.mkdir()
-        kill_until_it_ends(folder, draw, longest=seconds * share, most=left, killed=killed, number=number)
+        folder.parent.mkdir(parents=True)
+        kill_until_it_ends(folder, draw, longest=seconds * _SHARE, most=left, killed=killed, number=number)
         killed.ends.append(differences(end_state(folder), wanted))
-        print(
-            f"run {len(killed.ends)}: {killed.places.total()} kills so far, differs in {killed.ends[-1] or 'nothing'}"
-        )
-        sys.stdout.flush()
+        shutil.rmtree(folder.parent)
     return killed
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=0.5, help="longest life before a kill, as a share of the run")
-    parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
-    found = parser.parse_args()
-    prepare()
-    with tempfile.TemporaryDirectory(prefix="lrd-kills-") as folder:
-        number = signal.Signals[f"SIG{found.signal}"]
-        killed = campaign(Path(folder), num_kills=found.kills, seed=found.seed, share=found.share, number=number)
-    same = sum(not end for end in killed.ends)
-    print("\n| killed in | times |\n|---|---|")
-    for name, times in sorted(killed.places.items()):
-        print(f"| {name} | {times} |")
-    print(
-        f"\n{killed.places.total()} kills, {len(killed.ends)} runs, {same} of them ended bit for bit as the undisturbed"
-    )
-    sys.exit(0 if same == len(killed.ends) else 1)
-
-
-if __name__ == "__main__":
-    main()

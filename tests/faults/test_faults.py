@@ -1,4 +1,4 @@
-"""A few of the campaigns' kills and faults on one real run; `python -m tests.faults.kills` and `.faults` do all."""
+"""A few of the campaign's kills and faults on one real run; `python -m tests.faults` does all."""
 
 from __future__ import annotations
 
