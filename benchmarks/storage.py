@@ -17,6 +17,7 @@ import torch
 from benchmarks.extraction import memory_disk
 from benchmarks.measure import Row, Settings, alternate, measured_once, row
 from lrd_peft.store import Store, StoreSpec, StoreWriter
+from lrd_peft.store.writer import DEFAULT_SHARD_BYTES
 
 SECTION = "store"
 PROBLEM = {"id": "made/1", "question": "How many pens does Ann have now? " * 5, "steps": ["1 + 2 = 3"], "answer": "3"}
@@ -31,8 +32,8 @@ def spec_of(num_problems: int, **shape: object) -> StoreSpec:
     return StoreSpec(fingerprints=fingerprints, teacher_name="bench", num_problems=num_problems, **shape)  # pyright: ignore[reportArgumentType]
 
 
-def write(folder: Path, spec: StoreSpec, states: torch.Tensor, **options: int) -> Path:
-    with StoreWriter.open(folder, spec, **options) as writer:
+def write(folder: Path, spec: StoreSpec, states: torch.Tensor, *, shard_bytes: int = DEFAULT_SHARD_BYTES) -> Path:
+    with StoreWriter.open(folder, spec, shard_bytes=shard_bytes) as writer:
         for index in range(spec.num_problems):
             writer.add(index, states, PROBLEM)
         writer.finish()

@@ -79,8 +79,8 @@ class Parts:
         cache = DynamicCache(config=self.lm.config)
         pasts: list[list[tuple[Tensor, Tensor]]] = []
         for start, stop in self.spans:
-            layers: list[Any] = [layer for layer in cache.layers if layer.get_seq_length()]
-            seen = [(layer.keys.clone(), layer.values.clone()) for layer in layers]
+            layers: list[Any] = list(cache.layers)
+            seen = [(layer.keys.clone(), layer.values.clone()) for layer in layers if layer.get_seq_length()]
             pasts.append(seen)
             self._pass(self.inputs[:, start:stop], cache, start, stop)
         return pasts

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lrd_peft.errors import UserError, nearest
+from lrd_peft.interrupt import Stopped, heard
 from lrd_peft.processes import first_to_fail, is_main, leave, num_processes
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -107,6 +108,18 @@ def _solve(arguments: Sequence[str]) -> None:
     print(solve(run, found.questions))
 
 
+def _inspect(arguments: Sequence[str]) -> None:
+    parser = _Parser("inspect", COMMANDS["inspect"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a student that thinks")
+    parser.flag("--num_problems", type=int, help="held-out problems (default: 60 for the answers, 200 compared)")
+    parser.flag("--output", type=Path, help="folder for the two files, a study's for example (default: RUN)")
+    found = parser.parse(arguments)
+    run = _existing(found.run)
+    from lrd_peft.phases.inspect import inspect
+
+    print("\n".join(inspect(run, num_problems=found.num_problems, output=found.output)))
+
+
 def _compare(arguments: Sequence[str]) -> None:
     parser = _Parser("compare", COMMANDS["compare"].help)
     parser.add_argument("run_a", type=Path, metavar="RUN_A", help="run folder or record")
@@ -167,6 +180,17 @@ def _pretrain(arguments: Sequence[str]) -> None:
 
     folder = found.output_dir or Path("runs", "pretrain", found.name)
     print(pretrain(found.name, output_dir=folder, scale=found.scale, threads=found.num_threads))
+
+
+def _verify(arguments: Sequence[str]) -> None:
+    parser = _Parser("verify", COMMANDS["verify"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    run = _existing(parser.parse(arguments).run)
+    from lrd_peft.experiments.verify import verify
+
+    checked = verify(run)
+    print(checked.report())
+    checked.complain()
 
 
 def _problems(arguments: Sequence[str]) -> None:
@@ -235,8 +259,10 @@ COMMANDS: dict[str, Command] = {
     "distill": _phases("distill", ("student",), "Phase 3: train the student."),
     "evaluate": _phases("evaluate", ("evaluation",), "Phase 4: measure on held-out problems."),
     "solve": Command("Answer questions with the student of a run.", _solve),
+    "inspect": Command("See what a student's thoughts decode to, and how like the teacher's its layers are.", _inspect),
     "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
     "show": Command("Print the table of a finished run.", _show),
+    "verify": Command("Read a whole run folder and say what is damaged.", _verify),
     "study": Command("Run a grid of runs: those that have no record yet.", _study, resumes=True),
     "report": Command("Draw the tables and figures of all results, and one HTML page.", _report),
     "problems": Command("Print problems as JSON lines.", _problems),
@@ -276,9 +302,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         # python flushes stdout once more at exit; that must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         on = "; the same command goes on from here" if resumes else ""
-        status, message = INTERRUPTED, f"interrupted{on}"
+        by = f" by {stop}" if isinstance(stop, Stopped) else ""
+        status = stop.status if isinstance(stop, Stopped) else INTERRUPTED
+        message = f"interrupted{by}{on}"
     except (UserError, OSError) as error:
         if os.environ.get("LRD_TRACEBACK") == "1":
             raise
@@ -311,7 +339,8 @@ def _dispatch(arguments: list[str]) -> int | None:
         raise UserError(
             f"lrd {name} is work for one process, but {num_processes()} were started: leave the launcher out"
         )
-    return COMMANDS[name].run(rest)
+    with heard():
+        return COMMANDS[name].run(rest)
 
 
 def _os_message(error: OSError, *, resumes: bool) -> str:

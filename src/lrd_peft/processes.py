@@ -7,7 +7,7 @@ is one process, for which nothing here does anything. Torch is loaded only where
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def num_processes() -> int:
@@ -108,6 +109,43 @@ def gather(items: list[Item]) -> list[Item]:
     parts: list[Any] = [None] * num_processes()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def on_main(find: Callable[..., Found], *arguments: Any) -> Found:
+    """Let the main process alone call `find(*arguments)` and return to each process what it found.
+
+    So one process looks at what is on disk, and all go the same way after it.
+
+    Raises:
+        UserError: in each process, what the call raised in the main one.
+    """
+    if num_processes() == 1:
+        return find(*arguments)
+    import torch.distributed as dist
+
+    said: list[Any] = [None, None]
+    if is_main():
+        try:
+            said[0] = find(*arguments)
+        except UserError as error:
+            said[1] = error
+    dist.broadcast_object_list(said, src=0)
+    if said[1] is not None:
+        raise said[1]
+    return said[0]
+
+
+def highest(number: int) -> int:
+    """Return the highest of the numbers that the processes give."""
+    if num_processes() == 1:
+        return number
+    import torch
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    value = torch.tensor(number, device=PartialState().device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value.item())
 
 
 def leave() -> None:

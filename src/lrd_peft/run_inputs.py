@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, ProblemSet, load_problems
@@ -38,6 +40,14 @@ class TrainingProblems:
     @property
     def problems(self) -> tuple[Problem, ...]:
         return tuple(row.problem for row in self.encoded)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and PEFT from telling the user what is none of theirs."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # PEFT still asks transformers for an attribute that has been renamed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
@@ -149,6 +159,11 @@ def load_options(config: RunConfig, *, student: bool) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, False)}
 
 
+def trust(config: RunConfig) -> dict[str, bool]:
+    """Return what the loading of a saved model has to be told: whether code that comes with its base may run."""
+    return {"trust_remote_code": True} if config.trust_remote_code else {}
+
+
 def start_student(config: RunConfig, run: RunFolder, options: ThinkingOptions, *, method: str) -> StudentModel:
     """Load the untrained student of a method: the model itself, or blocks of the teacher, as it came or trained."""
     loading = load_options(config, student=True)
@@ -162,8 +177,6 @@ def training_arguments(
 ) -> TrainingArguments:
     """Return transformers' arguments for one training of the teacher or the student, and set its tracker up."""
     _track(config, name)
-    # A checkpoint between two log lines would lose the sums of the line that was under way.
-    save_steps = -(-config.save_steps // config.logging_steps) * config.logging_steps
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=epochs,
@@ -176,7 +189,7 @@ def training_arguments(
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.lr_scheduler,
         logging_steps=config.logging_steps,
-        save_steps=save_steps,
+        save_steps=config.save_steps,
         seed=config.seed if student else config.problems_seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",

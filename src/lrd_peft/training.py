@@ -1,16 +1,15 @@
 """What every training of a thinking model shares: batches, checkpoints, the guard against NaN. Knows no teacher.
 
 Built on transformers' Trainer: optimizer, schedule, accumulation, mixed precision and distribution are its own.
-A checkpoint holds the trainable tensors only and counts from the moment its marker is written; a half-written one is
-removed on resume, and the old one is deleted after the new one's marker.
+A checkpoint holds the trainable tensors only; which ones count is checkpoints.py's. A training that is asked to end
+(interrupt.py) finishes its optimizer step and saves one, between two log lines too: the sums of the line that is under
+way go with it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shutil
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,18 +19,20 @@ from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
+from lrd_peft.checkpoints import last_checkpoint, mark_complete, read_marker
 from lrd_peft.curriculum import Item, StageCollator
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.errors import UserError
-from lrd_peft.files import sync_folder, sync_parent
+from lrd_peft.interrupt import signal_asked, take_up, until_safe
+from lrd_peft.model.saving import write_errors
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.processes import is_main
+from lrd_peft.processes import gather, highest, num_processes, rank
 from lrd_peft.progress import Progress
 from lrd_peft.sampling import LengthBucketSampler, ProcessBatches, StepSampler, Taken, problems_per_step
 
-_MARKER = "complete.json"
 _WEIGHTS = "model.safetensors"
 
 
@@ -57,6 +58,21 @@ class _Show(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.close()
+
+
+class _Survive(TrainerCallback):
+    """Ends the training after the step in which a signal came, and takes up the log line of the one before."""
+
+    def __init__(self, trainer: ThinkingTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.take_up_log_line()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if number := highest(signal_asked()):
+            take_up(number)
+            control.should_save = control.should_training_stop = True
 
 
 class ThinkingTrainer(Trainer):
@@ -92,11 +108,13 @@ class ThinkingTrainer(Trainer):
             callbacks=[_Show(label)],
         )
         self.remove_callback(PrinterCallback)
+        self.add_callback(_Survive(self))
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
         self._collator = collator
         self._sums: dict[str, Tensor] = {}
         self._first_noted = 0
+        self._resumed: str | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -169,8 +187,11 @@ class ThinkingTrainer(Trainer):
         if not bool(torch.isfinite(loss).all()):
             self._stop(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
 
+    def _check_sums(self) -> None:
+        self._check_finite(torch.stack([value.float() for value in self._sums.values()]).sum())
+
     def _stop(self, reason: str) -> NoReturn:
-        last = last_checkpoint(Path(str(self.args.output_dir)))
+        last = last_checkpoint(Path(str(self.args.output_dir)), remove=False)
         kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
         raise UserError(
             f"{reason}; training stops, {kept}. Lower the learning rate (now {self.args.learning_rate}) or "
@@ -184,21 +205,73 @@ class ThinkingTrainer(Trainer):
         if bad:
             self._stop(f"{bad[0]} holds NaN or Inf after step {self.state.global_step}")
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().train(*args, **kwargs)
-        self._check_weights()
-        if self.args.world_size > 1:
-            # DDP's hooks stay on the parameters as long as it lives: the next training must not meet them.
-            self.model_wrapped = self.model
-            self.accelerator.free_memory()
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as transformers does; where a signal asks for it, save and raise `Stopped` after the step.
+
+        A signal that one of several processes gets ends them all, after the same step.
+
+        Raises:
+            UserError: if the loss or a weight is NaN or Inf, or the checkpoint is not one of this training.
+        """
+        self._sums, self._resumed = {}, None
+        if isinstance(resume_from_checkpoint, str) and self._has_ended(resume_from_checkpoint):
+            self.accelerator.wait_for_everyone()  # all have read the checkpoint before one removes it
+            return None
+        with until_safe():
+            try:
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
+            except pickle.UnpicklingError as error:
+                raise UserError(
+                    f"{resume_from_checkpoint} holds more than tensors and numbers, and such a file is not opened: "
+                    "it is none of ours; delete that folder"
+                ) from error
+            self._check_weights()
+            if self.args.world_size > 1:
+                # DDP's hooks stay on the parameters as long as it lives: the next training must not meet them.
+                self.model_wrapped = self.model
+                self.accelerator.free_memory()
         return result
+
+    def _has_ended(self, checkpoint: str) -> bool:
+        """Load a checkpoint of the last step; transformers would take one step more where epochs are a fraction."""
+        state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        if state.global_step < max_steps:
+            return False
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        return True
+
+    def take_up_log_line(self) -> None:
+        """Go on with the sums of the log line that was under way when the checkpoint was written."""
+        line = read_marker(self._resumed).get("log_line") if self._resumed else None
+        if line and len(line["parts"]) == num_processes():  # another number of processes begins a line anew
+            part = line["parts"][rank()]
+            self._sums = {
+                name: torch.tensor(value, dtype=getattr(torch, dtype), device=self.args.device)
+                for name, (value, dtype) in part["sums"].items()
+            }
+            self._first_noted = line["first_noted"]
+            self._globalstep_last_logged = line["last_logged"]
+            self._tr_loss = torch.tensor(part["loss"], device=self.args.device)
+
+    def _log_line(self) -> dict[str, Any] | None:
+        if not self._sums:
+            return None
+        self._check_sums()
+        sums = {name: [value.item(), str(value.dtype).split(".")[1]] for name, value in self._sums.items()}
+        return {
+            "parts": gather([{"sums": sums, "loss": self._tr_loss.item()}]),  # of each process
+            "first_noted": self._first_noted,
+            "last_logged": self._globalstep_last_logged,
+        }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._first_noted)
             if self.args.world_size > 1:  # each process has noted its part
                 self._sums = {name: self.accelerator.reduce(value) for name, value in self._sums.items()}  # pyright: ignore
-            self._check_finite(torch.stack([value.float() for value in self._sums.values()]).sum())
+            self._check_sums()
             logs |= {name: (value / steps).item() for name, value in self._sums.items() if name != "loss"}
             self._sums = {}
         super().log(logs, start_time)
@@ -229,24 +302,19 @@ class ThinkingTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._check_weights()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # each process has written its random state
-        if not self.args.should_save:
-            return
-        root = Path(str(self.args.output_dir))
-        folder = root / f"checkpoint-{self.state.global_step}"
-        sync_folder(folder)
-        marker = {"step": self.state.global_step, "problems_per_step": problems_per_step(self.args)}
-        (folder / _MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        sync_folder(folder)
-        sync_parent(folder)
-        for step, old in _checkpoints(root):
-            if step < self.state.global_step:
-                shutil.rmtree(old)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        log_line = self._log_line()
+        with write_errors(folder, remove=self.args.should_save):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process has written its random state
+            if self.args.should_save:
+                step, problems = self.state.global_step, problems_per_step(self.args)
+                mark_complete(folder, step=step, problems_per_step=problems, log_line=log_line)
+        # A launcher that sees one process end stops the others: none ends before the checkpoint counts.
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        marker = json.loads(Path(resume_from_checkpoint, _MARKER).read_text(encoding="utf-8"))
-        then, now = marker.get("problems_per_step"), problems_per_step(self.args)
+        then, now = read_marker(resume_from_checkpoint).get("problems_per_step"), problems_per_step(self.args)
         if then not in (None, now):
             raise UserError(
                 f"{resume_from_checkpoint} was made with {then} problems in an optimizer step of all processes, now "
@@ -260,28 +328,9 @@ class ThinkingTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
+        self._resumed = resume_from_checkpoint
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters that require a gradient, a tied one once."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _checkpoints(root: Path) -> list[tuple[int, Path]]:
-    found = []
-    for folder in root.glob("checkpoint-*") if root.is_dir() else ():
-        match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-        if match and folder.is_dir():
-            found.append((int(match[1]), folder))
-    return sorted(found)
-
-
-def last_checkpoint(root: Path) -> str | None:
-    """Return the newest complete checkpoint below a folder; half-written ones are removed."""
-    last = None
-    for _, folder in _checkpoints(root):
-        if (folder / _MARKER).is_file():
-            last = str(folder)
-        elif is_main():
-            shutil.rmtree(folder)
-    return last

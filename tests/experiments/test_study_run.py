@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,13 @@ from typing import Any
 
 import pytest
 
+from lrd_peft import cli
+from lrd_peft.checkpoints import last_checkpoint
+from lrd_peft.experiments.verify import verify
 from lrd_peft.model.models import StudentModel
+from lrd_peft.phases.inspect import inspect
 from lrd_peft.records import comparable, read_record
+from lrd_peft.report.results import read_study
 from tests.phases.small_run import finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -124,6 +130,31 @@ def test_a_failing_cell_is_told_at_the_end_and_the_others_go_on(whole: Path) -> 
     assert not (whole / "out" / "broken" / "cells" / "distill_alpha=0.25--seed0" / "student").exists()
 
 
+def test_a_kept_student_is_looked_into_for_the_studys_report(whole: Path) -> None:
+    place = whole / "out" / "small"
+    said = inspect(place / "cells" / CELLS[1], num_problems=3, output=place)
+    assert [line.split()[0] for line in said] == ["written"] * 2
+    found = read_study(place)
+    assert found.similarity is not None and found.similarity.num_positions == 6
+    assert found.answers is not None and len(found.answers.problems) == 3
+
+
+def test_a_removed_student_is_had_again_as_the_error_says(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "{title: x, recipe: recipe.yaml, axes: {distill_alpha: [0.75]}, seeds: [0]}"
+    finish(study(whole, "removed.yaml", text, "--workers", "1"))
+    place = whole / "out" / "removed"
+    cell = place / "cells" / "distill_alpha=0.75--seed0"
+    assert cli.main(["inspect", str(cell)]) == cli.USER_ERROR
+    assert "delete that folder and the cell's record" in capsys.readouterr().err
+    before = results(place)
+    shutil.rmtree(cell)
+    (place / "records" / f"{cell.name}.json").unlink()
+    finish(study(whole, "removed.yaml", text, "--workers", "1", "--keep_students"))
+    assert results(place) == before
+    assert cli.main(["inspect", str(cell), "--num_problems", "1"]) is None
+    assert times_begun(whole, "teacher") == [1] and times_begun(whole, "store") == [1]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_local_ray_cluster_does_the_same(whole: Path, tmp_path: Path) -> None:
     text = SMALL.replace("[0, 0.5]", "[0.5]")
@@ -146,6 +177,40 @@ def test_without_ray_the_executor_is_refused_with_what_to_install(tmp_path: Path
     output, _ = process.communicate(timeout=150)
     assert process.returncode == 2
     assert output.startswith("lrd: error: the executor ray needs the package ray: pip install 'lrd-peft[ray]'")
+
+
+def test_a_damaged_shared_store_is_made_again_by_the_cell_that_finds_it(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy, symlinks=True)
+    cells = [copy / "out" / "small" / "cells" / cell for cell in CELLS]
+    for cell in cells:
+        checked = verify(cell)
+        assert checked.damaged == [] and len(checked.rows) == 6
+    shard = next((cells[0] / "store").glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    shard.write_bytes(data[:-9])
+    assert [verify(cell).damaged for cell in cells] == [["store"]] * 2
+    (copy / "out" / "small" / "records" / f"{CELLS[1]}.json").unlink()
+    finish(study(copy, "small.yaml", SMALL))
+    assert shard.read_bytes() == data and (cells[0] / "store.done.json").is_symlink()
+    log = (copy / "out" / "small" / "logs" / f"{CELLS[1]}.log").read_text()
+    assert "what is damaged is made again" in log and "teacher: finished, skipped" in log
+    assert results(copy / "out" / "small") == results(whole / "out" / "small")
+    assert verify(cells[0]).damaged == []
+    assert ("student", "not kept") in [row[:2] for row in verify(cells[1]).rows]
+
+
+def test_a_study_that_is_told_to_end_saves_what_its_tasks_do(tmp_path: Path) -> None:
+    process = study(tmp_path, "small.yaml", SMALL)
+    while process.poll() is None and not list(tmp_path.glob("out/shared/*/checkpoints/*/checkpoint-*/complete.json")):
+        time.sleep(0.005)
+    process.terminate()
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == 143 and "Traceback" not in output
+    assert output.splitlines()[-1] == "lrd: interrupted by SIGTERM; the same command goes on from here"
+    shared = next(tmp_path.glob("out/shared/teacher-*"))
+    assert any(last_checkpoint(folder) for folder in (shared / "checkpoints").iterdir())
+    assert not next(tmp_path.glob("out/shared/logs/teacher-*.log")).read_text().count("Traceback")
 
 
 def files(folder: Path) -> set[str]:

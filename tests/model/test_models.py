@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from lrd_peft.checksums import write_checksums
 from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import collate
 from lrd_peft.errors import UserError
@@ -203,6 +204,7 @@ def test_markers_leave_the_other_special_tokens_special(tmp_path: Path):
 def edited(folder: Path, **changes: Any) -> None:
     path = folder / DESCRIPTION
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    write_checksums(folder)
 
 
 @pytest.mark.parametrize("size", [{"width": 32}, {"blocks": 2}, {"blocks": 4}, {"family": "gpt2"}], ids=str)
@@ -210,9 +212,45 @@ def test_an_adapter_on_another_base_is_refused(size: dict[str, Any], tmp_path: P
     student = create_lora_model(tiny.student(), r=2)
     randomise(student)
     save_model(student, tmp_path / "model")
-    edited(tmp_path / "model", base=tiny.folder(**size))
+    edited(tmp_path / "model", base=tiny.folder(**size), base_weights=None)
     with pytest.raises(UserError, match="does not fit the base model"):
         StudentModel.load(tmp_path / "model")
+
+
+def test_an_adapter_on_other_weights_of_the_same_shape_is_refused_with_both_named(tmp_path: Path):
+    """PEFT alone would put it on them without a word."""
+    student = create_lora_model(tiny.student(), r=2)
+    save_model(student, tmp_path / "model")
+    other = tiny.student(seed=1)
+    edited(tmp_path / "model", base=other.base)
+    trained_on, given = student.base_weights, other.base_weights
+    with pytest.raises(UserError, match=f"with weights {trained_on}; .* has weights {given} now"):
+        StudentModel.load(tmp_path / "model")
+    # In another precision the weights are other numbers, so that nothing can be said.
+    assert StudentModel.load(tmp_path / "model", dtype="bfloat16").has_adapters
+
+
+@pytest.mark.parametrize("name", ["tiny-teacher", "tiny-student"])
+def test_the_embedded_models_are_told_apart(name: str, tmp_path: Path):
+    student = create_lora_model(StudentModel(name), r=2)
+    save_model(student, tmp_path / "model")
+    assert StudentModel.load(tmp_path / "model").base_weights == student.base_weights
+    edited(tmp_path / "model", base=tiny.folder())
+    with pytest.raises(UserError, match=f"was trained on {tiny.folder()!r} with weights {student.base_weights}"):
+        StudentModel.load(tmp_path / "model")
+
+
+def test_projectors_of_another_width_are_refused_with_both_named(tmp_path: Path):
+    student = tiny.student()
+    student.attach_projectors([2], teacher_hidden_size=32)
+    save_model(create_lora_model(student, r=2), tmp_path / "model")
+    other = create_lora_model(tiny.student(width=24), r=2)
+    other.attach_projectors([2], teacher_hidden_size=32)
+    save_model(other, tmp_path / "other")
+    shutil.copy(tmp_path / "model" / "lrd_extra.safetensors", tmp_path / "other")
+    write_checksums(tmp_path / "other")
+    with pytest.raises(UserError, match=r"of width 24: projectors\.2\.weight is \[32, 16\] there and \[32, 24\] here"):
+        StudentModel.load(tmp_path / "other")
 
 
 def test_extra_tensors_of_another_width_are_refused(tmp_path: Path):

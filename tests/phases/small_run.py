@@ -12,7 +12,7 @@ from pathlib import Path
 FLAGS = (
     *("--num_train_problems", "24", "--num_validation_problems", "4", "--num_eval_problems", "6"),
     *("--max_stage", "2", "--teacher_batch_size", "4", "--batch_size", "4", "--epochs", "1", "--eval_batch_size", "8"),
-    *("--logging_steps", "2", "--save_steps", "2", "--num_threads", "1", "--device", "cpu"),
+    *("--logging_steps", "3", "--save_steps", "2", "--num_threads", "1", "--device", "cpu"),
 )
 
 

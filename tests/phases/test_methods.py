@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,9 @@ def test_a_reference_is_graded_and_recorded_without_a_student(method: str, laten
 @pytest.mark.parametrize("method", ["full-finetune", "latent-lora", "codi"])
 def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    changes = {"student": "teacher:2", "keep_blocks": (0, 11), "student_weights": "trained"}
+    changes: dict[str, Any] = {"student": "teacher:2", "keep_blocks": (0, 11), "student_weights": "trained"}
     # The teacher moves at once; the student's rate is so small that its weights stay what they were.
-    rates = {"teacher_learning_rate": 1e-2, "warmup_steps": 0, "learning_rate": 1e-30}
+    rates: dict[str, Any] = {"teacher_learning_rate": 1e-2, "warmup_steps": 0, "learning_rate": 1e-30}
     chosen = config(folder, method, **changes, **rates)
     run_phases(chosen, PHASES)
     name = "model.layers.{}.mlp.up_proj.weight"
@@ -129,6 +130,29 @@ def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_pa
         assert not torch.equal(kept, untrained[name.format(original)])
     graded = read_record(folder / "record.json").metrics["gsm-mini"]
     assert set(graded) >= {method, "base", "teacher-cot"}
+
+
+def test_a_student_trains_for_a_given_time(tmp_path: Path) -> None:
+    runs = []
+    for seconds in (0.6, 2.4):
+        folder = tmp_path / f"{seconds}"
+        chosen = config(folder, "full-finetune", max_seconds=seconds, methods=())
+        run_phases(chosen, PHASES)
+        noted = json.loads((folder / "student_steps.json").read_text())
+        assert noted["steps"] == max(1, int(seconds / noted["seconds_per_step"]))
+        record = read_record(folder / "record.json")
+        assert [row for row in record.curves if row["phase"] == "student"][-1]["step"] == noted["steps"]
+        runs.append(noted)
+    # The clock of a busy machine is rough, and yet four times the time is more steps.
+    assert runs[1]["steps"] > runs[0]["steps"]
+    # A run that goes on keeps the number that it began with.
+    (folder / "student.done.json").unlink()
+    shutil.rmtree(folder / "student")
+    (folder / "student_steps.json").write_text('{"steps": 3}')
+    run_phases(chosen, ("student",))
+    assert StudentModel.from_run(folder) is not None
+    note = json.loads((folder / "student.done.json").read_text())
+    assert note["curve"][-1]["step"] == 3
 
 
 def test_full_weights_come_back_as_they_were_trained(tmp_path: Path) -> None:

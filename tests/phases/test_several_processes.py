@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from lrd_peft.checkpoints import last_checkpoint
+from lrd_peft.checksums import read_sealed
+from lrd_peft.experiments.verify import verify
 from lrd_peft.records import read_record
+from lrd_peft.run_folder import RunFolder
 from lrd_peft.store import Store
 from tests.phases.small_run import contents, finish, lrd
 
@@ -27,7 +30,8 @@ FLAGS = (
     *("--uniform_prob", "0.3", "--epochs", "2", "--eval_batch_size", "3", "--shard_bytes", "14400"),
     # In a store of bfloat16 the last bit of a teacher's state would become the third digit of a target.
     *("--store_dtype", "float32"),
-    *("--logging_steps", "1", "--save_steps", "2", "--num_threads", "1", "--device", "cpu"),
+    # A log line is under way at a checkpoint.
+    *("--logging_steps", "2", "--save_steps", "3", "--num_threads", "1", "--device", "cpu"),
 )
 ALONE = (*FLAGS, "--teacher_batch_size", "8", "--batch_size", "8")
 HALVES = (*FLAGS, "--teacher_batch_size", "4", "--batch_size", "4")
@@ -88,8 +92,8 @@ def test_losses_are_those_of_one_process_with_batches_twice_as_large(one: Path, 
     assert together.environment["num_processes"] == 2
     trained = [[row for row in record.curves if "loss" in row] for record in (alone, together)]
     assert [row.pop("phase") for row in trained[0]] == [row.pop("phase") for row in trained[1]]
-    # 4 steps an epoch: an epoch each of stages 0 to 2, two of the student
-    assert [len(rows) for rows in trained] == [20, 20]
+    # 4 steps an epoch, a line each 2: an epoch each of stages 0 to 2, two of the student
+    assert [len(rows) for rows in trained] == [10, 10]
     for ours, theirs in zip(*trained, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
     validated = [[row for row in record.curves if "accuracy" in row] for record in (alone, together)]
@@ -111,25 +115,67 @@ def test_store_and_answers_are_those_of_one_process(one: Path, folder: Path) -> 
     assert len(Store.open(again / "store").shard_ranges) == 9
     assert sorted(contents(again / "evaluation")) == sorted(contents(one / "evaluation"))
     for path in (again / "evaluation").iterdir():
-        ours, theirs = (json.loads(file.read_text()) for file in (path, one / "evaluation" / path.name))
+        ours, theirs = (read_sealed(file) or {} for file in (path, one / "evaluation" / path.name))
         for row in (*ours["results"], *theirs["results"]):
             del row["seconds"]
         assert ours == theirs and len({row["problem_id"] for row in ours["results"]}) == 7
 
 
-def test_killed_and_started_again_ends_as_if_undisturbed(two: Path, folder: Path) -> None:
-    arguments = ("run", *HALVES, "--output_dir", str(folder / "killed"))
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_and_started_again_ends_as_if_undisturbed(two: Path, folder: Path, number: int) -> None:
+    """Both are killed, or the one that is not the main one is asked to end: both do, with a checkpoint."""
+    run = folder / f"ended-by-{number}"
+    arguments = ("run", *HALVES, "--output_dir", str(run))
     processes = by_hand(*arguments)
-    while not list((folder / "killed").glob("checkpoints/student/checkpoint-2/complete.json")):
+    while not list(run.glob("checkpoints/student/checkpoint-3/complete.json")):
         assert processes[0].poll() is None, processes[0].communicate()[0]
         time.sleep(0.01)
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    for process in processes if number == signal.SIGKILL else processes[1:]:
+        process.send_signal(number)
+    outputs = [process.communicate(timeout=150)[0] for process in processes]
+    if number == signal.SIGTERM:
+        assert [process.returncode for process in processes] == [143, 143], outputs
+        assert "".join(outputs).count("lrd: interrupted by SIGTERM; the same command goes on from here") == 1
+        assert "Traceback" not in "".join(outputs)
+        assert last_checkpoint(run / "checkpoints" / "student", remove=False) is not None
+    assert (read_sealed(run / "held_by.json") or {})["pid"] == processes[0].pid
     outputs = [finish(process) for process in by_hand(*arguments)]
     assert "teacher: finished, skipped" in outputs[0] and outputs[1] == ""
     for name in ("student/adapter_model.safetensors", "teacher/latent/model.safetensors"):
-        assert (folder / "killed" / name).read_bytes() == (two / name).read_bytes()
+        assert (run / name).read_bytes() == (two / name).read_bytes()
+    assert read_record(run / "record.json").curves == read_record(two / "record.json").curves
+    verify(run).complain()
+
+
+def test_a_folder_in_use_is_refused_once(folder: Path) -> None:
+    with RunFolder(folder / "held").hold():
+        output, _ = torchrun("run", *HALVES, "--output_dir", str(folder / "held")).communicate(timeout=150)
+    assert output.count("lrd: error: ") == 1 and "held is in use by another process" in output
+    assert "Traceback" not in output and list((folder / "held").iterdir()) == []
+
+
+def test_damage_is_found_once_and_all_make_it_again(two: Path, folder: Path) -> None:
+    damaged = folder / "damaged"
+    shutil.copytree(two, damaged)
+    shard = min((damaged / "store").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert verify(damaged).damaged == ["store"]
+    output = finish(torchrun("run", *HALVES, "--output_dir", str(damaged)))
+    assert output.count("what is damaged is made again") == 1 and "student: finished, skipped" in output
+    assert contents(damaged / "store") == contents(two / "store")
+    verify(damaged).complain()
+
+
+def test_a_student_of_a_given_time_takes_the_steps_that_the_main_process_found(two: Path, folder: Path) -> None:
+    timed = folder / "timed"
+    for name in ("teacher", "store"):
+        shutil.copytree(two / name, timed / name)
+        shutil.copy(two / f"{name}.done.json", timed)
+    output = finish(torchrun("distill", *HALVES, "--max_seconds", "1", "--output_dir", str(timed)))
+    steps = (read_sealed(timed / "student_steps.json") or {})["steps"]
+    assert output.count(f"student: {steps} steps fit into 1 seconds") == 1
+    curve = (read_sealed(timed / "student.done.json") or {})["curve"]
+    assert len([row for row in curve if "loss" in row]) == steps // 2
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lrd_peft import training
+from lrd_peft import checkpoints
 from tests.training.resumed import make_trainer
 
 
@@ -33,14 +33,14 @@ def main(folder: Path, where: str, step: int) -> None:
         trainer.add_callback(DieAt(step))
     else:
         # Between the files of a checkpoint and the marker that makes it count.
-        sync = training.sync_folder
+        sync = checkpoints.sync_folder
 
         def sync_folder(path: Path) -> None:
             if path.name == f"checkpoint-{step}":
                 die()
             sync(path)
 
-        training.sync_folder = sync_folder
+        checkpoints.sync_folder = sync_folder
     trainer.train()
 
 

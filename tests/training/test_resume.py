@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from lrd_peft.checkpoints import last_checkpoint, mark_complete
+from lrd_peft.checksums import checksums, write_sealed
 from lrd_peft.errors import UserError
-from lrd_peft.training import last_checkpoint
+from lrd_peft.interrupt import Stopped, heard
 from tests.training.resumed import make_trainer
 from tests.training.small import weights
 
@@ -88,16 +91,93 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path):
         other.train(resume_from_checkpoint=last_checkpoint(tmp_path))
 
 
-def test_half_written_checkpoints_do_not_count(tmp_path: Path):
+def test_half_written_checkpoints_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert last_checkpoint(tmp_path / "nowhere") is None
-    for step in (2, 4, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "complete.json").touch()
+    for step in (2, 4, 10, 11):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        write_sealed(folder / "complete.json", {"step": step, "files": checksums(folder, ["model.safetensors"])})
+    (tmp_path / "checkpoint-11" / "model.safetensors").write_bytes(b"weighty")
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-12" / "model.safetensors").touch()
     (tmp_path / "checkpoint-notes").mkdir()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-12").exists() and (tmp_path / "checkpoint-notes").exists()
+    first, second = capsys.readouterr().err.splitlines()
+    assert "checkpoint-12 does not count and is removed: it was not finished" in first
+    assert "checkpoint-11 does not count and is removed: model.safetensors is damaged: checksum" in second
+
+
+class Signal(TrainerCallback):
+    """Sends a signal to this process in the middle of a step, as a scheduler or Ctrl-C does."""
+
+    def __init__(self, number: int, *, step: int) -> None:
+        self.number, self.step = number, step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("step", "number"), [(1, signal.SIGTERM), (7, signal.SIGINT), (8, signal.SIGTERM), (10, signal.SIGTERM)]
+)
+def test_told_to_end_it_saves_after_the_step_and_goes_on_as_if_nothing_was(
+    step: int, number: int, uninterrupted: Any, tmp_path: Path
+):
+    """Steps 1 and 7 are between two log lines and between two checkpoints, 10 is the last."""
+    run = make_trainer(tmp_path)
+    run.add_callback(Signal(number, step=step))
+    with pytest.raises(Stopped) as stopped, heard():
+        run.train()
+    assert stopped.value.status == 128 + number
+    resume = last_checkpoint(tmp_path)
+    assert resume == str(tmp_path / f"checkpoint-{step}")
+    assert_same(trained(tmp_path, resume=resume), uninterrupted)
+
+
+def test_a_training_of_part_of_an_epoch_is_not_trained_past_its_end(tmp_path: Path):
+    """Killed after the last checkpoint and before the model was saved; 20 problems, 2 of 5 steps."""
+    part = {"num_train_epochs": 0.4, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    run = make_trainer(tmp_path, **part)
+    run.train()
+    again = make_trainer(tmp_path, **part)
+    again.train(resume_from_checkpoint=last_checkpoint(tmp_path))
+    assert_same((weights(again.student), again.curve()), (weights(run.student), run.curve()))
+    assert again.state.global_step == 2
+
+
+PLANTED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+class Planted:
+    """What a pickle may hold: a call that is made when it is opened."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("plain", [False, True], ids=["torch.save", "pickle"])
+def test_a_pickle_in_a_checkpoint_is_not_opened(name: str, plain: bool, tmp_path: Path):
+    make_trainer(tmp_path, num_train_epochs=0.4).train()
+    checkpoint = Path(str(last_checkpoint(tmp_path)))
+    bad = Planted(tmp_path / "canary")
+    if plain:
+        (checkpoint / name).write_bytes(pickle.dumps(bad, protocol=2))
+    else:
+        torch.save({"state": bad}, checkpoint / name)
+    (checkpoint / "complete.json").unlink()
+    mark_complete(checkpoint, step=2)  # whoever plants a pickle can make its checksum, too
+    with pytest.raises(UserError, match=r"holds more than tensors and numbers.*delete that folder"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=last_checkpoint(tmp_path))
+    assert not (tmp_path / "canary").exists()
+    pickle.loads(pickle.dumps(bad))
+    assert (tmp_path / "canary").exists(), "the planted call works when it is made"
 
 
 class Break(TrainerCallback):

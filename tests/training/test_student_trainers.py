@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback
 
+from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.curriculum import Item, StageCollator, items
 from lrd_peft.distillation import self_distillation
 from lrd_peft.errors import UserError
@@ -18,7 +19,7 @@ from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.sampling import count_steps
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
-from lrd_peft.training import ThinkingTrainer, last_checkpoint
+from lrd_peft.training import ThinkingTrainer
 from tests import tiny
 from tests.training.small import assert_close, moved, student, weights
 

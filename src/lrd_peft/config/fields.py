@@ -190,6 +190,8 @@ class Fields(BaseModel):
     """Batches in one optimizer step."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
     """Epochs of the student."""
+    max_seconds: Rate | None = None
+    """Train the student for as many steps as fit into this time, instead of epochs; a step is timed once, before."""
     warmup_steps: Warmup = 0.1
     """Warm-up of each training's learning rate: a share below 1 (or 10%), else a number of steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -35,7 +35,7 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
         *("method", "student", "student_revision", "prune_how", "keep_blocks", "student_weights"),
         *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
         *("token_alpha", "temperature", "codi_weight"),
-        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs"),
+        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
         *_LORA,
         "seed",
     ),
@@ -61,7 +61,7 @@ _OF_TEACHER = (
     *("teacher_learning_rate", "teacher_batch_size"),
 )
 _OF_LATER_STAGES = ("epochs_per_stage", "epochs_last_stage")
-_OF_STUDENT_TRAINING = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs")
+_OF_STUDENT_TRAINING = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds")
 _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
 
 

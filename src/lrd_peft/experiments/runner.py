@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.experiments.preflight import preflight
@@ -18,9 +15,10 @@ from lrd_peft.phases.distill import distill
 from lrd_peft.phases.evaluate import evaluate
 from lrd_peft.phases.extract import extract
 from lrd_peft.phases.train_teacher import train_teacher
-from lrd_peft.processes import is_main, join, num_processes, wait
+from lrd_peft.processes import is_main, join, num_processes, on_main, wait
 from lrd_peft.records import Costs, Record, environment, peak_memory_bytes, write_record
 from lrd_peft.run_folder import RunFolder
+from lrd_peft.run_inputs import quiet_libraries
 
 RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
     "teacher": train_teacher,
@@ -30,26 +28,30 @@ RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
 }
 
 
-def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder | None = None) -> None:
+def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | None = None) -> None:
     """Run the phases that are not finished; with all of them done, write the record.
 
-    Several processes (`torchrun`, `accelerate launch`) do it together: each calls this, the main one writes.
+    Several processes (`torchrun`, `accelerate launch`) do it together: each calls this; the main one holds the folder,
+    checks what is in it and writes.
 
     Args:
-        shared: a folder for phases that several configurations share, instead of one that belongs to this one.
+        held: a folder that the caller holds, for phases that several configurations share or after its own
+            preflight; else the configuration's own is claimed.
 
     Raises:
-        UserError: from a phase, or if the run folder belongs to another configuration.
+        UserError: from a phase, or if the run folder belongs to another configuration or process.
     """
     join(config.device)
-    if shared is None:
-        preflight(config)
-    run = shared or (RunFolder.claim(config) if is_main() else RunFolder(Path(config.output_dir)))
-    wait()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # PEFT still asks transformers for an attribute that has been renamed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    if held is not None:
+        _run_held(config, held, phases)
+        return
+    preflight(config)
+    with RunFolder.claim(config) as run:
+        _run_held(config, run, phases)
+
+
+def _run_held(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
+    quiet_libraries()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     set_seed(config.seed)
@@ -59,17 +61,33 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], *, shared: RunFolder 
         if phase not in config.needed_phases:
             print(f"{phase}: {config.method} needs none, skipped")
             continue
-        if run.finished(phase, config) is not None:
-            print(f"{phase}: finished, skipped ({run.root})")
+        if on_main(_is_whole, config, run, phase):
             continue
-        print(f"{phase}: begins")
-        run.log("phase begins", phase=phase)
-        RECIPES[phase](config, run)
-        wait()
-        run.log("phase finished", phase=phase)
-    if "evaluation" in phases and is_main():
-        write_record(run.record, make_record(config, run))
+        with run.alone(phase):
+            if run.is_shared(phase) and on_main(_is_whole, config, run, phase):
+                continue  # another run has made it meanwhile
+            print(f"{phase}: begins")
+            run.log("phase begins", phase=phase)
+            RECIPES[phase](config, run)
+            wait()  # for what the main process wrote
+            run.log("phase finished", phase=phase)
+    if "evaluation" in phases:
+        record = make_record(config, run)
+        if is_main():
+            write_record(run.record, record)
+            run.seal()
     wait()
+
+
+def _is_whole(config: RunConfig, run: RunFolder, phase: Phase) -> bool:
+    """Return whether a phase is finished and what it made undamaged, and say so."""
+    if run.finished(phase, config) is None:
+        return False
+    if found := run.damages(phase, config):
+        print(f"{phase}: {found[0]} ({len(found)} in all); what is damaged is made again")
+    else:
+        print(f"{phase}: finished, skipped ({run.root})")
+    return not found
 
 
 def make_record(config: RunConfig, run: RunFolder) -> Record:

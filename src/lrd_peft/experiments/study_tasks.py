@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -161,22 +160,23 @@ def perform(task: Task) -> Outcome:
 
 
 def _work(task: Task) -> None:
-    from lrd_peft.experiments.runner import run_phases  # loads torch
+    from lrd_peft.experiments.preflight import preflight  # loads torch
+    from lrd_peft.experiments.runner import run_phases
 
     if task.kind != "cell":
         run = task.folder.shared(task.name)
-        run.root.mkdir(parents=True, exist_ok=True)
-        _link(task, run)
-        run_phases(task.config, (task.kind,), shared=run)
+        with run.hold(patient=True):  # a cell may be making a damaged part of it again
+            _link(task, run)
+            run_phases(task.config, (task.kind,), held=run)
         return
-    run = RunFolder.claim(task.config)
-    _link(task, run)
-    run_phases(task.config, PHASES)
-    record = read_record(run.record)
-    if not task.keep_student:
-        # Before the record: a process killed here comes back and finds the run finished, with nothing left to remove.
-        for folder in (run.student, run.evaluation):
-            shutil.rmtree(folder, ignore_errors=True)
+    preflight(task.config)
+    with RunFolder.claim(task.config) as run:
+        _link(task, run)
+        run_phases(task.config, PHASES, held=run)
+        record = read_record(run.record)
+        if not task.keep_student:
+            # Before the record: a process killed here comes back and finds the run finished.
+            run.discard_student()
     task.record.parent.mkdir(parents=True, exist_ok=True)
     write_record(task.record, record)
 

@@ -16,6 +16,10 @@ from typing import Any, Protocol
 
 from lrd_peft.errors import UserError
 from lrd_peft.experiments.study_tasks import Outcome, Task, perform
+from lrd_peft.interrupt import Stopped, heard
+
+# What a stopped task may take to finish its step and save.
+_SECONDS_TO_SAVE = 60
 
 
 class Workers(Protocol):
@@ -85,17 +89,23 @@ class Processes:
         return ended
 
     def stop(self) -> None:
-        for _, process in self._running.values():
-            process.kill()
-        for connection, (_, process) in self._running.items():
-            process.join()
-            connection.close()
-        self._running.clear()
+        processes = [process for _, process in self._running.values()]
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(_SECONDS_TO_SAVE)
+        finally:  # a second signal does not wait
+            for process in processes:
+                process.kill()
+                process.join()
+            for connection in self._running:
+                connection.close()
+            self._running.clear()
 
 
 def _work(task: Task, connection: Connection) -> None:
     """Do a task in a process that does not outlive the study's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c reaches the whole group; the study's process stops this one
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -104,7 +114,9 @@ def _work(task: Task, connection: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    connection.send(perform(task))
+    with contextlib.suppress(Stopped), heard():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c reaches all; the study's process stops this one
+        connection.send(perform(task))
 
 
 def _end(exit_code: int | None) -> str:

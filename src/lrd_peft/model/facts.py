@@ -28,6 +28,7 @@ _CONTEXT_NAMES = (
     "seq_length",
 )
 _DIGEST_BYTES = 16
+_SAMPLED = 4096
 
 
 def block_count(config: PreTrainedConfig) -> int:
@@ -86,6 +87,20 @@ def fingerprint_weights(lm: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_bytes_of(tensor))  # pyright: ignore[reportArgumentType]
     return digest.hexdigest()[: 2 * _DIGEST_BYTES]
+
+
+def fingerprint_base(lm: nn.Module) -> str:
+    """Return a short hash that tells one base model from another at no cost: names, shapes and a sample of the values.
+
+    Every parameter gives up to `_SAMPLED` values, evenly spaced. Another checkpoint differs in nearly all of them; a
+    single flipped bit may go unseen, for which files have checksums.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(lm.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        flat = parameter.detach().reshape(-1)
+        digest.update(_bytes_of(flat[:: max(1, flat.numel() // _SAMPLED)]))  # pyright: ignore[reportArgumentType]
+    return digest.hexdigest()[:_DIGEST_BYTES]
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrd_peft.errors import UserError
 from lrd_peft.model.thinking import Projection, head_logits, think
 
 
@@ -24,6 +26,7 @@ class Generated:
         num_passes: sequential model passes that this row needed.
         finished: whether it ended by itself before the limit.
         thought_tokens: for each slot the ids that the LM head finds most likely there, best first.
+        thought_probabilities: the probability of each of them.
     """
 
     tokens: tuple[int, ...]
@@ -32,7 +35,8 @@ class Generated:
     num_thoughts: int
     num_passes: int
     finished: bool
-    thought_tokens: tuple[tuple[int, ...], ...]
+    thought_tokens: tuple[tuple[int, ...], ...] = ()
+    thought_probabilities: tuple[tuple[float, ...], ...] = ()
 
 
 @torch.no_grad()
@@ -51,6 +55,9 @@ def generate(
     context: int | None = None,
 ) -> list[Generated]:
     """Think, then decode greedily; rows that have ended leave the batch.
+
+    Raises:
+        UserError: if the model's output is NaN.
 
     Args:
         lm: a causal LM, PEFT-wrapped or not.
@@ -78,10 +85,12 @@ def generate(
     )
     sequence = kept[0]
     tops: list[tuple[tuple[int, ...], ...]] = [() for _ in range(num_rows)]
+    shares: list[tuple[tuple[float, ...], ...]] = [() for _ in range(num_rows)]
     if top_tokens and num_thoughts:
         # Slot j's input is the state before it: what the head reads there is what thought j "says".
-        best = head_logits(lm, thinking.last[:, :num_thoughts]).topk(top_tokens, dim=-1).indices.tolist()
-        tops = [tuple(tuple(slot) for slot in row) for row in best]
+        best = head_logits(lm, thinking.last[:, :num_thoughts]).softmax(dim=-1).topk(top_tokens, dim=-1)
+        tops = [tuple(tuple(slot) for slot in row) for row in best.indices.tolist()]
+        shares = [tuple(tuple(slot) for slot in row) for row in best.values.tolist()]
 
     tokens: list[list[int]] = [[] for _ in range(num_rows)]
     probabilities: list[list[float]] = [[] for _ in range(num_rows)]
@@ -97,6 +106,11 @@ def generate(
         for place, (row, token, value) in enumerate(
             zip(rows, best_id.tolist(), best_value.exp().tolist(), strict=True)
         ):
+            if math.isnan(value):
+                raise UserError(
+                    "the model's output is NaN: its weights are broken, or float16 is too narrow for it; load it in "
+                    "float32 or bfloat16"
+                )
             if token == eos_id:
                 done[row] = True
                 continue
@@ -126,6 +140,7 @@ def generate(
                 num_passes=thinking.num_passes + max(0, num_tokens - 1),
                 finished=row in done,
                 thought_tokens=tops[row],
+                thought_probabilities=shares[row],
             )
         )
     return results

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lrd_peft.checksums import folder_damages
 from lrd_peft.data.collate import left_pad
 from lrd_peft.data.encoding import MARKER
 from lrd_peft.errors import UserError
@@ -70,7 +71,7 @@ def write(
     fitting = [
         i for i, prompt in enumerate(prompts) if context is None or len(prompt) + num_thoughts + len(forced) <= context
     ]
-    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False, thought_tokens=())
+    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False)
     rows = [nothing] * len(prompts)
     if not fitting:
         return rows
@@ -96,7 +97,12 @@ def write(
 def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **load_options: Any) -> Any:
     """Load what `save_model` wrote; `trainable` leaves its adapters open for more training."""
     description = read_description(folder)
-    options = ThinkingOptions(**description["options"])
+    if damages := folder_damages(folder):
+        raise UserError(f"the model in {folder.parent} is damaged: {damages[0]}; make it again")
+    try:
+        options = ThinkingOptions(**description["options"])
+    except TypeError as error:
+        raise UserError(f"the options in {folder} are not of this version: {error}") from error
     base_options = {**description["load_options"], **load_options}
     if description["adapter"]:
         model = cls(description["base"], options=options, **base_options)
@@ -110,7 +116,7 @@ def _load_folder(cls: type[Any], folder: Path, *, trainable: bool = False, **loa
         for name, (rows, columns) in projector_shapes(folder).items():
             if name == "thought_adapter":
                 model.attach_projectors((), teacher_hidden_size=columns, thoughts=True)
-            else:
+            elif name.isdecimal():  # what else a file may hold is named when it is loaded
                 model.attach_projectors([int(name)], teacher_hidden_size=rows)
     attach_weights(model, folder, trainable=trainable)
     return model.eval()

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.encoding import Encoder
 from lrd_peft.errors import UserError
-from lrd_peft.model.facts import block_count, hidden_size
+from lrd_peft.model.facts import block_count, fingerprint_base, hidden_size
 from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
 from lrd_peft.model.loading import load_lm
 from lrd_peft.model.thinking import gather_positions, head_logits, think, unwrap
@@ -137,6 +137,8 @@ class ThinkingModel(nn.Module):
         self.load_options = load_options
         # What makes the weights under an adapter again; `name` may say where those came from long ago.
         self.base, self.base_options = self.name, load_options
+        # Before markers and adapters change it; an adapter is bound to it.
+        self.base_weights = fingerprint_base(unwrap(self.lm))
         self.options = options or ThinkingOptions()
         self.encoder = Encoder(self.tokenizer, prompt_style=self.options.prompt_style)
         self.new_token_ids: tuple[int, ...] = ()

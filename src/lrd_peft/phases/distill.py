@@ -6,32 +6,39 @@ Knows which trainer goes with which loss; not how a loss is computed.
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from lrd_peft.checkpoints import last_checkpoint
+from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import StageCollator, items
 from lrd_peft.data import Problem
-from lrd_peft.errors import UserError
 from lrd_peft.methods import METHODS
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.saving import save_model
-from lrd_peft.processes import is_main, wait
+from lrd_peft.processes import is_main, on_main
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     start_student,
     student_options,
     training_arguments,
     training_problems,
+    trust,
     with_lora,
 )
 from lrd_peft.sampling import count_steps
 from lrd_peft.store import Store
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import ThinkingTrainer, last_checkpoint
+from lrd_peft.training import ThinkingTrainer
+
+# A student of a given time is timed over so many steps, after the first ones, in which memory is still being found.
+_WARM_UP_STEPS, _TIMED_STEPS = 5, 25
 
 
 def distill(config: RunConfig, run: RunFolder) -> None:
@@ -39,31 +46,28 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     method = METHODS[config.method]
     assert method.trains != "nothing", f"{config.method} trains no student"
-    for phase in config.needed_phases[:-2]:
-        run.require(phase, config)
-    set_seed(config.seed)
-    store = _sound_store(run) if method.needs == "store" else None
-    student = start_student(config, run, student_options(config), method=config.method)
+    if method.needs == "store":
+        run.require("store", config)
+    if method.needs == "teacher/cot" or config.student_weights == "trained":
+        run.require("teacher", config)
+    store = Store.open(run.store) if method.needs == "store" else None
+    folder = run.checkpoints("student")
+    max_steps = -1
+    if config.max_seconds is not None:
+        max_steps = _affordable_steps(config, run, store, seconds=config.max_seconds)
+        print(f"student: {max_steps} steps fit into {config.max_seconds:g} seconds")
+    student, trainer = _begin(config, run, store, output_dir=folder, max_steps=max_steps)
     for note in student.notes:
         print(note)
-    base_parameters = student.num_parameters()
-    if method.trains == "lora":
-        student = with_lora(config, student)
-    folder = run.checkpoints("student")
-    args = training_arguments(config, student=True, epochs=config.epochs, output_dir=folder, name="student")
-    layer_map: dict[int, int] = {}
-    if store is not None:
-        trainer = _latent_trainer(config, store, student, args)
-        layer_map = trainer.layer_map
-        if layer_map:
-            listed = ", ".join(f"{teacher}->{own}" for teacher, own in layer_map.items())
-            print(f"layers of the teacher -> of the student: {listed}")
-    else:
-        trainer = _other_trainer(config, run, student, args)
+    layer_map = trainer.layer_map if isinstance(trainer, LRDPEFTTrainer) else {}
+    if layer_map:
+        pairs = ", ".join(f"{teacher}->{own}" for teacher, own in layer_map.items())
+        print(f"layers of the teacher -> of the student: {pairs}")
     num_trained = student.num_parameters(trainable=True)
+    base_parameters = student.num_parameters()
     how = f"LoRA r={config.lora_r}" if method.trains == "lora" else "all weights"
     print(f"student: {num_trained} of {base_parameters} parameters are trained ({config.method}, {how})")
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     curve = trainer.curve()
     student.eval()
     if is_main():
@@ -83,16 +87,49 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     )
 
 
-def _sound_store(run: RunFolder) -> Store:
-    store = Store.open(run.store)
-    damages = store.verify() if is_main() else []
-    wait()
-    if damages:
-        raise UserError(
-            f"the store of {run.root} is damaged: {damages[0]} ({len(damages)} in all). Delete "
-            f"{run.root}/store.done.json and give the same command again: only the damaged part is written anew"
-        )
-    return store
+def _begin(
+    config: RunConfig, run: RunFolder, store: Store | None, *, output_dir: Path, max_steps: int
+) -> tuple[StudentModel, ThinkingTrainer]:
+    """Return a student as it is before training, and the trainer of its method; `max_steps` of -1: for the epochs."""
+    set_seed(config.seed)
+    student = start_student(config, run, student_options(config), method=config.method)
+    if METHODS[config.method].trains == "lora":
+        student = with_lora(config, student)
+    args = training_arguments(config, student=True, epochs=config.epochs, output_dir=output_dir, name="student")
+    args.max_steps = max_steps
+    if store is not None:
+        return student, _latent_trainer(config, store, student, args)
+    return student, _other_trainer(config, run, student, args)
+
+
+def _affordable_steps(config: RunConfig, run: RunFolder, store: Store | None, *, seconds: float) -> int:
+    """Return how many steps fit into the time, timed on a student that is thrown away and noted for a resumed run.
+
+    Several processes take the steps together, and the number that the main one finds.
+    """
+    path = run.root / "student_steps.json"
+    if noted := on_main(read_sealed, path):
+        return int(noted["steps"])
+    with tempfile.TemporaryDirectory() as folder:
+        _, trainer = _begin(config, run, store, output_dir=Path(folder), max_steps=_WARM_UP_STEPS + _TIMED_STEPS)
+        clock = _Clock()
+        trainer.add_callback(clock)
+        trainer.train()
+    per_step = (clock.times[-1] - clock.times[_WARM_UP_STEPS - 1]) / _TIMED_STEPS
+    note = on_main(lambda: {"steps": max(1, int(seconds / per_step)), "seconds_per_step": per_step})
+    if is_main():
+        write_sealed(path, note)
+    return int(note["steps"])
+
+
+class _Clock(TrainerCallback):
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.times.append(time.perf_counter())
 
 
 def _latent_trainer(config: RunConfig, store: Store, student: StudentModel, args: TrainingArguments) -> LRDPEFTTrainer:
@@ -131,7 +168,7 @@ def _other_trainer(
     collator = StageCollator(student, stage, max_stage=stage, thoughts_per_step=thoughts_per_step, num_steps=num_steps)
     parts: dict[str, Any] = {"items": encoded, "collator": collator, "args": args, "label": config.method}
     if method.loss == "tokens":
-        teacher = TeacherModel.load(run.teacher / "cot")
+        teacher = TeacherModel.load(run.teacher / "cot", **trust(config))
         return TokenDistillationTrainer(
             student, teacher=teacher, alpha=config.token_alpha, temperature=config.temperature, **parts
         )

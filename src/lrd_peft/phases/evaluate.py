@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
 from lrd_peft.evaluation.metrics import ProblemResult, summarise
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.methods import METHODS, REFERENCES
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.processes import device_of, is_main, wait
+from lrd_peft.processes import device_of, is_main, on_main
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import held_out, some_training_problems, start_student, thinking_options
+from lrd_peft.run_inputs import held_out, some_training_problems, start_student, thinking_options, trust
 
 Loader = Callable[[RunConfig, RunFolder], ThinkingModel]
 
@@ -27,7 +27,11 @@ def _untrained(method: str) -> Loader:
 
 
 def _saved_teacher(name: str) -> Loader:
-    return lambda config, run: TeacherModel.load(run.teacher / name)
+    return lambda config, run: TeacherModel.load(run.teacher / name, **trust(config))
+
+
+def _trained(config: RunConfig, run: RunFolder) -> ThinkingModel:
+    return StudentModel.from_run(run.root, **trust(config))
 
 
 # How the model of a method that trains no student is had; that of all the others is the run's student.
@@ -54,6 +58,7 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     for phase in config.needed_phases[:-1]:
         run.require(phase, config)
+    made_from = run.inputs("evaluation", config)
     table: dict[str, dict[str, Any]] = {}
     for method in config.graded_methods:
         if lacking := _lacks(method, config, run):
@@ -63,20 +68,18 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
         thinking = METHODS[method].thinks
         for dataset in config.evaluated_datasets:
             path = run.evaluation / f"{method}--{_file_name(dataset)}.json"
-            graded = _read(path, config)
+            graded = on_main(_read, path, config, made_from)
             if graded is None:
                 if model is None:
-                    loader = LOADERS.get(method)
-                    model = (StudentModel.from_run(run.root) if loader is None else loader(config, run)).eval()
+                    model = LOADERS.get(method, _trained)(config, run).eval()
                     model.to(device_of(config.device))
                 graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")
                 if is_main():
                     path.parent.mkdir(exist_ok=True)
-                    write_json_atomic(path, graded)
+                    write_sealed(path, {**graded, "made_from": made_from})
             else:
                 print(f"evaluation: {method} on {dataset} is graded, skipped")
             table.setdefault(dataset, {})[method] = entry(graded)
-    wait()  # all have seen what was graded before one says that all is
     if is_main():
         write_json_atomic(run.root / "evaluation.json", table)
     run.finish("evaluation", config, {"wall_seconds": round(time.perf_counter() - began, 3)})
@@ -110,15 +113,15 @@ def _grade(config: RunConfig, model: ThinkingModel, dataset: str, *, thinking: b
     }
 
 
-def _read(path: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Return what was graded before, if it was for this configuration."""
-    if not path.is_file():
+def _read(path: Path, config: RunConfig, made_from: dict[str, str]) -> dict[str, Any] | None:
+    """Return what was graded before, if it is undamaged and was for this configuration and these models."""
+    graded = read_sealed(path)
+    if graded is None:
+        if path.is_file():
+            print(f"evaluation: {path.name} is damaged, graded again")
         return None
-    try:
-        graded = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return None
-    return graded if graded.get("fingerprint") == config.fingerprint("evaluation") else None
+    same = graded.get("fingerprint") == config.fingerprint("evaluation") and graded.get("made_from") == made_from
+    return graded if same else None
 
 
 def _file_name(dataset: str) -> str:

@@ -14,12 +14,13 @@ from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import Row, collate
 from lrd_peft.data.problem import Problem
+from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.thinking import check_layers
 from lrd_peft.processes import device_of, is_main, num_processes, rank, wait
 from lrd_peft.progress import Progress
 from lrd_peft.run_folder import RunFolder
-from lrd_peft.run_inputs import training_problems
+from lrd_peft.run_inputs import training_problems, trust
 from lrd_peft.store import StoreSpec, StoreWriter, estimate_bytes, require_space
 
 # Batches are made of neighbours in length within windows of this many batches.
@@ -47,7 +48,8 @@ def write_states(
     """Run the teacher over the rows that the store lacks and add their states.
 
     Neighbours in length share a batch, so that little is padded. Who shares a batch, and so its padding and rounding,
-    depends on the rows alone: it is the same whether or not a part was written before.
+    depends on the rows alone: it is the same whether or not a part was written before. After a signal (interrupt.py)
+    it returns when a shard is full.
     """
     layers, positions = writer.spec.layers, writer.spec.positions
     missing = {index for first, stop in writer.missing for index in range(first, stop)}
@@ -78,6 +80,8 @@ def write_states(
                     waiting[index] = states[:, valid[place]] if positions == "all" else states
             progress.update(begin + start + len(chosen))
         for index in sorted(waiting):
+            if asked() and writer.at_shard_end:
+                return
             writer.add(index, waiting[index], problems[index].to_row())
 
 
@@ -86,7 +90,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     """Write the states that the store lacks and mark the phase as done."""
     began = time.perf_counter()
     run.require("teacher", config)
-    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"))
+    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"), **trust(config))
     teacher.to(device_of(config.device))
     layers = config.stored_layers
     check_layers(teacher.lm, layers)
@@ -112,7 +116,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     num_bytes = estimate_bytes(spec, positions)
     print(f"store: {len(rows)} problems, {positions} positions, layers {list(layers)}: {num_bytes / 1e6:.1f} MB")
     part = (rank(), num_processes())
-    with StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes, part=part) as writer:
+    with until_safe(), StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes, part=part) as writer:
         for damage in writer.damages:
             print(f"store: {damage}, written again")
         num_missing = sum(stop - first for first, stop in writer.missing)
@@ -123,6 +127,8 @@ def extract(config: RunConfig, run: RunFolder) -> None:
             "extraction", total=num_own, unit="problems", initial=writer.done, quiet=not is_main()
         ) as progress:
             write_states(teacher, rows, problems, writer, batch_size=config.eval_batch_size, progress=progress)
+        if asked():
+            return
         if not is_main():
             writer.finish()
         wait()

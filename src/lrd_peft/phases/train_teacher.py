@@ -17,14 +17,16 @@ from typing import Any
 
 from transformers import set_seed
 
+from lrd_peft.checkpoints import last_checkpoint
+from lrd_peft.checksums import folder_damages
 from lrd_peft.config import RunConfig
-from lrd_peft.curriculum import StageCollator, items
+from lrd_peft.curriculum import Item, StageCollator, items
 from lrd_peft.data.problem import Problem
 from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.saving import read_description, save_model
-from lrd_peft.processes import is_main, wait
+from lrd_peft.processes import is_main, on_main, wait
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     held_out,
@@ -33,9 +35,10 @@ from lrd_peft.run_inputs import (
     thinking_options,
     training_arguments,
     training_problems,
+    trust,
     with_lora,
 )
-from lrd_peft.training import ThinkingTrainer, last_checkpoint
+from lrd_peft.training import ThinkingTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +68,29 @@ def stages(config: RunConfig) -> list[Stage]:
 
 def train_teacher(config: RunConfig, run: RunFolder) -> None:
     """Run the stages that are not finished yet and mark the phase as done."""
-    set_seed(config.problems_seed)
     plan = stages(config)
-    begun = [stage for stage in plan if (run.teacher / stage.folder).is_dir()]
-    teacher = _teacher(config, run, begun[-1] if begun else None)
-    wait()  # all have seen what is there before one adds to it
-    history: list[dict[str, Any]] = read_description(run.teacher / begun[-1].folder)["history"] if begun else []
-    if begun:
-        print(f"teacher: stage {begun[-1].number} is finished, going on")
+    done = on_main(_whole_stages, run, plan)
+    teacher = _teacher(config, run, done[-1] if done else None)
+    wait()  # all have loaded what is there before one puts something else in its place
     data = training_problems(config, teacher)
     for line in data.report:
         print(line)
     encoded = items(data.encoded)
-    validation: list[Problem] = []
-    if config.num_validation_problems:
-        for name in config.dataset_parts:
-            validation += held_out(config, name, split="validation", limit=config.num_validation_problems)
-    for stage in plan[len(begun) :]:
-        began = time.perf_counter()
-        teacher.options = replace(teacher.options, num_thoughts=stage.number * config.thoughts_per_step)
-        note: dict[str, Any] = {"stage": stage.number, "epochs": stage.epochs, "curve": []}
-        if stage.epochs > 0:
-            note["curve"] = _train_stage(config, run, teacher, stage, encoded)
-        if validation:
-            note |= _validate(config, teacher, stage, validation, some_training_problems(config))
-        note["wall_seconds"] = round(time.perf_counter() - began, 3)
-        history = [*history, note]
-        if is_main():
-            save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
-            shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
-            if stage.number > 1:
-                shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
-        run.log("stage finished", stage=stage.number, accuracy=note.get("accuracy"))
+    if done and done[0] != plan[0]:
+        # The teacher with written steps was lost and those with thoughts were not.
+        _run_stage(config, run, _teacher(config, run, None), plan[0], encoded, history=[])
+    history: list[dict[str, Any]] = []
+    if done:
+        print(f"teacher: stage {done[-1].number} is finished, going on")
+        history = on_main(read_description, run.teacher / done[-1].folder)["history"]
+    for stage in plan[plan.index(done[-1]) + 1 if done else 0 :]:
+        history = _run_stage(config, run, teacher, stage, encoded, history=history)
     run.finish(
         "teacher",
         config,
         {
             "history": history,
-            "num_train_problems": len(data.encoded),
+            "num_train_problems": len(encoded),
             "wall_seconds": round(sum(note["wall_seconds"] for note in history), 3),
             "trainable_parameters": teacher.num_parameters(trainable=True),
             "total_parameters": teacher.num_parameters(),
@@ -110,13 +98,63 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
     )
 
 
+def _whole_stages(run: RunFolder, plan: list[Stage]) -> list[Stage]:
+    return [stage for stage in plan if _is_whole(run, stage)]
+
+
+def _is_whole(run: RunFolder, stage: Stage) -> bool:
+    """Return whether a stage's teacher is there, and as it was written."""
+    folder = run.teacher / stage.folder
+    if not folder.is_dir():
+        return False
+    found = folder_damages(folder)
+    if f"teacher/{stage.folder}" in run.replaced("teacher"):
+        found.append(f"{stage.folder} is not what this run made")
+    if found:
+        print(f"teacher: {found[0]}, trained again")
+    return not found
+
+
+def _run_stage(
+    config: RunConfig,
+    run: RunFolder,
+    teacher: TeacherModel,
+    stage: Stage,
+    encoded: list[Item],
+    *,
+    history: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Train, validate and save one stage; return the history with its note."""
+    validation: list[Problem] = []
+    if config.num_validation_problems:
+        for name in config.dataset_parts:
+            validation += held_out(config, name, split="validation", limit=config.num_validation_problems)
+    began = time.perf_counter()
+    teacher.options = replace(teacher.options, num_thoughts=stage.number * config.thoughts_per_step)
+    note: dict[str, Any] = {"stage": stage.number, "epochs": stage.epochs, "curve": []}
+    if stage.epochs > 0:
+        note["curve"] = _train_stage(config, run, teacher, stage, encoded)
+    if validation:
+        note |= _validate(config, teacher, stage, validation, some_training_problems(config))
+    note["wall_seconds"] = round(time.perf_counter() - began, 3)
+    history = [*history, note]
+    if is_main():
+        save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
+        shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
+        if stage.number > 1:
+            shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
+    run.log("stage finished", stage=stage.number, accuracy=note.get("accuracy"))
+    return history
+
+
 def _teacher(config: RunConfig, run: RunFolder, after: Stage | None) -> TeacherModel:
     """Load the teacher as the last finished stage left it, or from its base."""
     options = load_options(config, student=False)
     if after is not None:
         folder = run.teacher / after.folder
-        teacher = TeacherModel.load(folder, trainable=True)
+        teacher = TeacherModel.load(folder, trainable=True, **trust(config))
     else:
+        set_seed(config.problems_seed)
         teacher = TeacherModel(config.teacher, options=thinking_options(config, num_thoughts=0), **options)
         if config.teacher_tuning != "full":
             teacher = with_lora(config, teacher)
@@ -126,7 +164,7 @@ def _teacher(config: RunConfig, run: RunFolder, after: Stage | None) -> TeacherM
 
 
 def _train_stage(
-    config: RunConfig, run: RunFolder, teacher: TeacherModel, stage: Stage, encoded: list[Any]
+    config: RunConfig, run: RunFolder, teacher: TeacherModel, stage: Stage, encoded: list[Item]
 ) -> list[dict[str, Any]]:
     name = f"teacher-{stage.number}"
     folder = run.checkpoints(name)
@@ -144,7 +182,7 @@ def _train_stage(
         args=training_arguments(config, student=False, epochs=stage.epochs, output_dir=folder, name=name),
         label=f"teacher, stage {stage.number} of {config.max_stage}",
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     return trainer.curve()
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lrd_peft.checksums import file_damage
 from lrd_peft.errors import UserError
 from lrd_peft.store.format import ITEM_BYTES, ShardEntry, StoreSpec
 
@@ -52,22 +53,6 @@ def write_atomic(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, 
             temporary.unlink()
         raise
     return size, digest.hexdigest()
-
-
-def file_damage(path: Path, *, num_bytes: int, sha256: str) -> str | None:
-    """What is wrong with a file, or None."""
-    try:
-        size = path.stat().st_size
-        if size != num_bytes:
-            return f"{path.name} has {size} bytes, not {num_bytes}"
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        return f"{path.name} cannot be read: {error.strerror or error}"
-    found = digest.hexdigest()
-    return None if found == sha256 else f"{path.name} is damaged: checksum {found[:12]}, not {sha256[:12]}"
 
 
 def shard_damage(folder: Path, entry: ShardEntry) -> list[str]:

@@ -7,8 +7,6 @@ a crash loses at most those and the one being filled; what the journal names is 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -21,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from lrd_peft.errors import UserError
-from lrd_peft.files import sync_path
+from lrd_peft.files import lock_folder, sync_path
 from lrd_peft.store.buffer import ShardBuffer
 from lrd_peft.store.disk import disk_errors, shard_damage, write_atomic
 from lrd_peft.store.format import (
@@ -165,6 +163,11 @@ class StoreWriter:
             self._submit(first, stop, self._filling)
             self._filling = None
 
+    @property
+    def at_shard_end(self) -> bool:
+        """No shard is half full: a writer that is closed here loses nothing."""
+        return self._filling is None
+
     def _new_buffer(self) -> ShardBuffer:
         positions = max(1, self.spec.num_thoughts + (self.spec.positions != "thoughts"))
         rows = min(self._plan, self.spec.num_problems) * positions * len(self.spec.layers)
@@ -268,13 +271,7 @@ class StoreWriter:
 
 def _lock(folder: Path, *, shared: bool) -> int:
     """Hold the folder, so that no second writer spoils it; released by the system when the process ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"another process is writing the store {folder}: wait for it or stop it") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):  # a file system without locks
-            raise
+    handle = lock_folder(folder, shared=shared)
+    if handle is None:
+        raise UserError(f"another process is writing the store {folder}: wait for it or stop it")
     return handle
