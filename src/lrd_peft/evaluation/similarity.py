@@ -128,7 +128,7 @@ def _prepared(states: NDArray[Any]) -> NDArray[np.float64] | None:
     if np.abs(centred).max() <= rounding:
         return None
     if centred.shape[1] > centred.shape[0]:
-        centred = np.linalg.qr(centred.T, mode="r").T
+        centred = np.asarray(np.linalg.qr(centred.T, mode="r")).T
     return centred / np.sqrt(np.linalg.norm(centred.T @ centred))
 
 

@@ -106,7 +106,8 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
         curves += [{"phase": "teacher", "stage": note["stage"], **row} for row in _thin(note["curve"])]
     if "student" in notes:
         curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
-    trained = notes.get("student") or notes.get("teacher") or {"trainable_parameters": 0}
+    # Of the method itself: a student is made, or the method is the teacher, or nothing was trained for it.
+    of = "student" if "student" in notes else "teacher" if config.method.startswith("teacher") else ""
     return Record(
         method=config.method,
         datasets=config.evaluated_datasets,
@@ -117,7 +118,7 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
         costs=Costs(
             wall_seconds={phase: notes[phase]["wall_seconds"] if phase in notes else 0.0 for phase in PHASES},
             peak_memory_bytes=peak_memory_bytes(),
-            trainable_parameters=trained["trainable_parameters"],
+            trainable_parameters=notes[of]["trainable_parameters"] if of else 0,
             total_parameters=table[config.evaluated_datasets[0]][config.method]["total_parameters"],
         ),
         curves=tuple(curves),
