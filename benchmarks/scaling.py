@@ -18,8 +18,8 @@ from lrd_peft.model.loading import load_lm
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.thinking_model import ThinkingOptions
 from lrd_peft.phases.extract import data_fingerprint
+from lrd_peft.sampling import LengthBucketSampler
 from lrd_peft.store import Store, StoreSpec, StoreWriter
-from lrd_peft.training import LengthBucketSampler
 
 SECTION = "growth"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -26,6 +27,8 @@ TORCH_FREE = (
     "cli",
     "evaluation.answers",
     "evaluation.metrics",
+    "evaluation.similarity",
+    "evaluation.decoded",
 )
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
@@ -159,3 +162,11 @@ def test_every_recipe_loads(path: Path) -> None:
     from lrd_peft.config import load_config
 
     load_config(yaml_path=path)
+
+
+def test_committed_problems_are_those_of_our_own_generators() -> None:
+    from lrd_peft.data.generators import SETS
+
+    for path in (ROOT / "results").rglob("answers.json"):
+        found = {problem["dataset"] for problem in json.loads(path.read_text("utf-8"))["problems"]}
+        assert found <= set(SETS), f"{path} holds rows of {', '.join(found - set(SETS))}"

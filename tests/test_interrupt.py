@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lrd_peft.interrupt import Stopped, asked, heard, until_safe
+from lrd_peft.interrupt import Stopped, asked, heard, signal_asked, take_up, until_safe
 
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 
@@ -42,6 +42,20 @@ def test_the_second_signal_does_not_wait() -> None:
         send(signal.SIGTERM)
         send(signal.SIGTERM)
         pytest.fail("it went on")
+
+
+def test_what_another_process_was_told_is_not_the_first_signal() -> None:
+    done = []
+    with pytest.raises(Stopped) as stopped, heard(), until_safe():
+        assert signal_asked() == 0
+        take_up(signal.SIGTERM)
+        send(signal.SIGINT)
+        done.append(signal_asked())
+        take_up(signal.SIGTERM)
+        done.append(signal_asked())
+        send(signal.SIGTERM)
+        pytest.fail("it went on")
+    assert done == [signal.SIGINT, signal.SIGINT] and stopped.value.status == 143
 
 
 def test_an_error_in_the_work_is_not_hidden_by_a_signal() -> None:

@@ -59,15 +59,6 @@ def test_the_second_process_is_told_at_once_who_holds_the_folder(run_folder: Pat
         pass
 
 
-def test_the_other_processes_of_a_distributed_run_share_its_folder(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with RunFolder.claim(config(run_folder)):
-        monkeypatch.setenv("RANK", "1")
-        with RunFolder.claim(config(run_folder)) as run:
-            assert run.root == run_folder
-
-
 def test_a_damaged_configuration_is_named_with_the_way_out(run_folder: Path) -> None:
     with RunFolder.claim(config(run_folder)) as run:
         run.finish("teacher", config(run_folder), {})

@@ -35,15 +35,20 @@ def read_marker(folder: str | Path) -> Mapping[str, Any]:
     return read_sealed(Path(folder) / MARKER) or {}
 
 
-def last_checkpoint(root: Path) -> str | None:
-    """Return the newest complete checkpoint below a folder; newer ones that are half-written or damaged are removed."""
+def last_checkpoint(root: Path, *, remove: bool = True) -> str | None:
+    """Return the newest complete checkpoint below a folder.
+
+    Args:
+        remove: newer ones that are half-written or damaged.
+    """
     for _, folder in reversed(_checkpoints(root)):
         marker = read_sealed(folder / MARKER)
         found = ["it was not finished"] if marker is None else damages(folder, marker.get("files", {}))
         if not found:
             return str(folder)
-        print(f"{folder} does not count and is removed: {found[0]}", file=sys.stderr)
-        shutil.rmtree(folder)
+        if remove:
+            print(f"{folder} does not count and is removed: {found[0]}", file=sys.stderr)
+            shutil.rmtree(folder)
     return None
 
 

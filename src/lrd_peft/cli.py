@@ -6,6 +6,7 @@ Knows no models and no phases: what is heavy is imported by the command that nee
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 from lrd_peft.errors import UserError, nearest
 from lrd_peft.interrupt import Stopped, heard
+from lrd_peft.processes import first_to_fail, is_main, leave, num_processes
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -28,11 +30,13 @@ class Command:
         help: one line for `lrd --help`.
         run: does it, from the arguments after its name; may return an exit status.
         resumes: the same command again goes on where it stopped.
+        together: several processes can do it together (torchrun, accelerate launch).
     """
 
     help: str
     run: Callable[[Sequence[str]], int | None]
     resumes: bool = False
+    together: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,8 +92,9 @@ def _phases(name: str, phases: tuple[str, ...], help: str) -> Command:
                 from lrd_peft.report.tables import show
 
                 print(show(Path(request.config.output_dir)))
+            leave()
 
-    return Command(help, run, resumes=True)
+    return Command(help, run, resumes=True, together=True)
 
 
 def _solve(arguments: Sequence[str]) -> None:
@@ -101,6 +106,18 @@ def _solve(arguments: Sequence[str]) -> None:
     from lrd_peft.phases.solve import solve
 
     print(solve(run, found.questions))
+
+
+def _inspect(arguments: Sequence[str]) -> None:
+    parser = _Parser("inspect", COMMANDS["inspect"].help)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a student that thinks")
+    parser.flag("--num_problems", type=int, help="held-out problems (default: 60 for the answers, 200 compared)")
+    parser.flag("--output", type=Path, help="folder for the two files, a study's for example (default: RUN)")
+    found = parser.parse(arguments)
+    run = _existing(found.run)
+    from lrd_peft.phases.inspect import inspect
+
+    print("\n".join(inspect(run, num_problems=found.num_problems, output=found.output)))
 
 
 def _compare(arguments: Sequence[str]) -> None:
@@ -242,6 +259,7 @@ COMMANDS: dict[str, Command] = {
     "distill": _phases("distill", ("student",), "Phase 3: train the student."),
     "evaluate": _phases("evaluate", ("evaluation",), "Phase 4: measure on held-out problems."),
     "solve": Command("Answer questions with the student of a run.", _solve),
+    "inspect": Command("See what a student's thoughts decode to, and how like the teacher's its layers are.", _inspect),
     "compare": Command("Compare two runs problem by problem (McNemar).", _compare),
     "show": Command("Print the table of a finished run.", _show),
     "verify": Command("Read a whole run folder and say what is damaged.", _verify),
@@ -269,9 +287,15 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run one command and return the exit status; `None` and 0 are success."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if num_processes() > 1:
+        # A remark of DDP's, from each process, that a pass may be spared where no parameter is ever left out.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     resumes = bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].resumes
     try:
-        status = _dispatch(arguments)
+        with contextlib.ExitStack() as stack:
+            if not is_main():  # of several processes
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            status = _dispatch(arguments)
         sys.stdout.flush()  # a broken pipe shows here rather than at exit
         return status
     except BrokenPipeError:
@@ -281,14 +305,20 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     except KeyboardInterrupt as stop:
         on = "; the same command goes on from here" if resumes else ""
         by = f" by {stop}" if isinstance(stop, Stopped) else ""
-        print(f"lrd: interrupted{by}{on}", file=sys.stderr)
-        return stop.status if isinstance(stop, Stopped) else INTERRUPTED
+        status = stop.status if isinstance(stop, Stopped) else INTERRUPTED
+        message = f"interrupted{by}{on}"
     except (UserError, OSError) as error:
         if os.environ.get("LRD_TRACEBACK") == "1":
             raise
-        message = _os_message(error, resumes=resumes) if isinstance(error, OSError) else str(error)
-    print(f"lrd: error: {message}", file=sys.stderr)
-    return USER_ERROR
+        text = _os_message(error, resumes=resumes) if isinstance(error, OSError) else str(error)
+        status, message = USER_ERROR, f"error: {text}"
+    except Exception:
+        if first_to_fail():
+            raise
+        return USER_ERROR  # it only lost the process that has said why
+    if first_to_fail():
+        print(f"lrd: {message}", file=sys.stderr)
+    return status
 
 
 def _dispatch(arguments: list[str]) -> int | None:
@@ -305,6 +335,10 @@ def _dispatch(arguments: list[str]) -> int | None:
         if name.startswith("-"):
             raise UserError(f"flags go after a command, {name} stands alone: lrd run {' '.join(arguments)}")
         raise UserError(f'there is no command "{name}".{nearest(name, COMMANDS)} See lrd --help.')
+    if num_processes() > 1 and not COMMANDS[name].together:
+        raise UserError(
+            f"lrd {name} is work for one process, but {num_processes()} were started: leave the launcher out"
+        )
     with heard():
         return COMMANDS[name].run(rest)
 

@@ -33,12 +33,24 @@ class Stopped(KeyboardInterrupt):
 
 class _State:
     asked: int | None = None
+    by_another = False  # process
     depth = 0  # of until_safe blocks
 
 
 def asked() -> bool:
     """Return whether the work should end at its next safe place."""
     return _State.asked is not None
+
+
+def signal_asked() -> int:
+    """Return the number of the signal that asked for it; 0 if none did."""
+    return _State.asked or 0
+
+
+def take_up(number: int) -> None:
+    """Note a signal that another process of this work got; one that comes here later is not the second."""
+    if _State.asked is None:
+        _State.asked, _State.by_another = number, True
 
 
 @contextmanager
@@ -53,7 +65,7 @@ def heard() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _State.asked = None
+        _State.asked, _State.by_another = None, False
 
 
 @contextmanager
@@ -69,8 +81,8 @@ def until_safe() -> Iterator[None]:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
-    first = _State.asked is None
-    _State.asked = number
+    first = _State.asked is None or _State.by_another
+    _State.asked, _State.by_another = number, False
     if _State.depth == 0 or not first:
         raise Stopped(number)
     if sys.stderr.isatty():

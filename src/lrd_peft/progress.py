@@ -29,17 +29,21 @@ class Progress:
         label: what the work is.
         total: how many units it has.
         unit: what they are called.
+        quiet: show nothing (one of several processes shows it).
         uneven: they differ so much (runs of a study) that no rate is shown, and `update` is told the time left.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, initial: int = 0, uneven: bool = False) -> None:
+    def __init__(
+        self, label: str, *, total: int, unit: str, initial: int = 0, uneven: bool = False, quiet: bool = False
+    ) -> None:
         self.label, self.total, self.unit, self.initial, self.uneven = label, total, unit, initial, uneven
+        self._quiet = quiet
         self.done = initial
         self._start = self._last_line = time.monotonic()
         self._live: Any = None
         self._task: Any = None
         self._note = ""
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Live
@@ -68,6 +72,8 @@ class Progress:
         if self._live is not None:
             pace = f"{left} left" if self.uneven else f"{self.rate:.1f} {self.unit}/s"
             self._live.update(self._task, completed=done, note=f"{pace} {self._note}")
+            return
+        if self._quiet:
             return
         now = time.monotonic()
         every = _PLAIN_EVERY_SECONDS_UNEVEN if self.uneven else _PLAIN_EVERY_SECONDS

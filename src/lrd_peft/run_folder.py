@@ -11,9 +11,10 @@ log.jsonl                  what happened when
 *.done.json                a phase's marker, written after its artifact
 held_by.json               the process that is working here, or was the last one to
 
-One process at a time works on a run folder. Its teacher/ and store/, with their markers, may be links to those that
-several runs of a study share; one process at a time makes those. A phase counts as finished when its marker is there,
-its artifact is what was written, and the artifacts that it was made from are still the same.
+One process at a time works on a run folder; of several that work together (processes.py), the main one holds it for all
+and writes all of this but for shards of the store. Its teacher/ and store/, with their markers, may be links to those
+that several runs of a study share; one process at a time makes those. A phase counts as finished when its marker is
+there, its artifact is what was written, and the artifacts that it was made from are still the same.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from lrd_peft.checksums import (
 from lrd_peft.config import PHASES, Phase, RunConfig, differences, dump_yaml, load_config
 from lrd_peft.errors import UserError
 from lrd_peft.files import lock_folder, sync_parent, sync_path
+from lrd_peft.processes import is_main, on_main
 from lrd_peft.store import Store
 
 COMMANDS: dict[Phase, str] = {
@@ -106,6 +108,8 @@ class RunFolder:
     def claim(cls, config: RunConfig) -> Iterator[RunFolder]:
         """Make or reopen the run folder of a configuration, and hold it for the length of the block.
 
+        Of several processes, all call this together and the main one holds it for them.
+
         Fields of the evaluation alone may differ from those that the folder has; it is then made anew.
 
         Raises:
@@ -113,8 +117,13 @@ class RunFolder:
                 written.
         """
         run = cls(Path(config.output_dir))
-        with run.hold():
-            run._begin(config)
+        with contextlib.ExitStack() as held:
+
+            def begin() -> None:
+                held.enter_context(run.hold())
+                run._begin(config)
+
+            on_main(begin)
             yield run
 
     @contextlib.contextmanager
@@ -131,10 +140,6 @@ class RunFolder:
             self.root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{self.root} cannot be a run folder: there is a file of that name") from error
-        if os.environ.get("RANK", "0") != "0":
-            # The processes of one distributed run share its folder: the first one holds it for all.
-            yield
-            return
         lock = lock_folder(self.root)
         if lock is None and patient:
             print(f"waiting for the process that works on {self.root}", flush=True)
@@ -158,9 +163,14 @@ class RunFolder:
             yield
             return
         folder = (self.root / phase).resolve()
-        with RunFolder(folder.parent).hold(patient=True):
-            folder.mkdir(exist_ok=True)
-            self._checked.pop(phase, None)
+        with contextlib.ExitStack() as held:
+
+            def begin() -> None:
+                held.enter_context(RunFolder(folder.parent).hold(patient=True))
+                folder.mkdir(exist_ok=True)
+                self._checked.pop(phase, None)
+
+            on_main(begin)
             yield
 
     def _begin(self, config: RunConfig) -> None:
@@ -216,7 +226,9 @@ class RunFolder:
         return None if self._changed(note.get("made_from", {})) else note
 
     def finish(self, phase: Phase, config: RunConfig, note: dict[str, Any]) -> None:
-        """Mark a phase as finished, with what later phases and the record need of it."""
+        """Mark a phase as finished, with what later phases and the record need of it; the main process does."""
+        if not is_main():
+            return
         files: dict[str, Any] = {}
         if phase == "evaluation":
             files = checksums(self.root, ["evaluation.json"])
@@ -296,11 +308,14 @@ class RunFolder:
         return [damage for folder in folders for damage in folder_damages(folder)]
 
     def require(self, phase: Phase, config: RunConfig) -> dict[str, Any]:
-        """Return what a finished phase noted.
+        """Return what a finished phase noted. Of several processes, all ask together and the main one looks.
 
         Raises:
             UserError: if it has not been run, or its artifact is damaged.
         """
+        return on_main(self._require, phase, config)
+
+    def _require(self, phase: Phase, config: RunConfig) -> dict[str, Any]:
         note = self.finished(phase, config)
         if note is None:
             raise UserError(
@@ -319,7 +334,9 @@ class RunFolder:
         write_checksums(self.root, [name for name in SEALED if (self.root / name).is_file()])
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl; the main process does."""
+        if not is_main():
+            return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, sort_keys=True)
         with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")

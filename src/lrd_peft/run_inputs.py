@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, ProblemSet, load_problems
@@ -21,6 +23,7 @@ from lrd_peft.model.facts import context_length
 from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+from lrd_peft.processes import on_cpu
 from lrd_peft.run_folder import RunFolder
 
 # Runs with different seeds are compared on the same held-out problems.
@@ -37,6 +40,14 @@ class TrainingProblems:
     @property
     def problems(self) -> tuple[Problem, ...]:
         return tuple(row.problem for row in self.encoded)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and PEFT from telling the user what is none of theirs."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # PEFT still asks transformers for an attribute that has been renamed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
@@ -182,7 +193,7 @@ def training_arguments(
         seed=config.seed if student else config.problems_seed,
         bf16=config.dtype == "bfloat16",
         fp16=config.dtype == "float16",
-        use_cpu=config.device == "cpu",
+        use_cpu=on_cpu(config.device),
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[] if config.report_to == "none" else [config.report_to],
         run_name=f"{_run_name(config)}/{name}",

@@ -26,6 +26,7 @@ from lrd_peft.model.facts import context_length, fingerprint_tokenizer
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import POSITIONS, ThinkingModel, ThinkingOutput
+from lrd_peft.processes import is_main
 from lrd_peft.progress import Progress
 from lrd_peft.store import Store
 from lrd_peft.training import ThinkingTrainer
@@ -203,17 +204,17 @@ class LRDPEFTTrainer(ThinkingTrainer):
         if not self.layer_map:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         teacher, thoughts = self._teacher_states(inputs)
-        forced = None
-        if self._use_teacher_thoughts():
-            forced = thoughts if self.student.thought_adapter is None else self.student.thought_adapter(thoughts)
-        layers = sorted(set(self.layer_map.values()))
-        output: ThinkingOutput = model(**inputs, layers=layers, positions=self.positions, forced=forced)
-        states = {layer: self.student.project(layer, output.states[own]) for layer, own in self.layer_map.items()}
+        output: ThinkingOutput = model(
+            **inputs,
+            layer_map=self.layer_map,
+            positions=self.positions,
+            teacher_thoughts=thoughts if self._use_teacher_thoughts() else None,
+        )
         if self.positions == "all" and self.store is not None:
             teacher = {layer: _place(state, output.valid) for layer, state in teacher.items()}
         accumulated = num_items_in_batch is not None
         distill, per_layer = self.criterion(
-            states,
+            output.states,
             teacher,
             mask=output.mask,
             variance=self._variance,
@@ -269,7 +270,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         """Return the teacher's variance at each layer over the training problems, as a store's manifest has it."""
         count, sums, squares = 0, dict.fromkeys(self.layer_map, 0.0), dict.fromkeys(self.layer_map, 0.0)
         num_problems = len(self._teacher_items) if self.store is None else len(self.store)
-        with Progress("teacher's variance", total=num_problems, unit="problems") as progress:
+        with Progress("teacher's variance", total=num_problems, unit="problems", quiet=not is_main()) as progress:
             for start in range(0, num_problems, 32):
                 index = range(start, min(start + 32, num_problems))
                 states = self._chosen_states(index)

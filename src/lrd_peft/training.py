@@ -8,18 +8,17 @@ way go with it.
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -27,87 +26,14 @@ from lrd_peft.checkpoints import last_checkpoint, mark_complete, read_marker
 from lrd_peft.curriculum import Item, StageCollator
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.errors import UserError
-from lrd_peft.interrupt import asked, until_safe
+from lrd_peft.interrupt import signal_asked, take_up, until_safe
 from lrd_peft.model.saving import write_errors
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.processes import gather, highest, num_processes, rank
 from lrd_peft.progress import Progress
+from lrd_peft.sampling import LengthBucketSampler, ProcessBatches, StepSampler, Taken, problems_per_step
 
 _WEIGHTS = "model.safetensors"
-# Batches are made of neighbours in length within windows of this many batches.
-_WINDOW = 32
-
-
-class LengthBucketSampler(Sampler[int]):
-    """Shuffles, then sorts by length within windows, so that a batch pads little. A function of seed and epoch."""
-
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
-        window = self.batch_size * _WINDOW
-        batches: list[list[int]] = []
-        for start in range(0, len(order), window):
-            chunk = sorted(order[start : start + window], key=lambda i: self.lengths[i])
-            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
-        # A short batch stays last: the loader cuts the order into batches again.
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        for place in torch.randperm(len(full), generator=generator).tolist():
-            yield from full[place]
-        for batch in short:
-            yield from batch
-
-
-class StepSampler(Sampler[tuple[int, int]]):
-    """Says with each problem of another sampler which optimizer step will take it, counted over all epochs."""
-
-    def __init__(self, order: LengthBucketSampler, *, problems_per_step: int) -> None:
-        self.order, self.problems_per_step = order, problems_per_step
-
-    def set_epoch(self, epoch: int) -> None:
-        self.order.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        first = self.order.epoch * math.ceil(len(self.order) / self.problems_per_step)
-        for place, index in enumerate(self.order):
-            yield index, first + place // self.problems_per_step
-
-
-class _Taken(Dataset[Item]):
-    """Problems by what `StepSampler` says."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        index, step = key
-        return replace(self.items[index], step=step)
-
-
-def problems_per_step(args: TrainingArguments) -> int:
-    """Return how many problems all processes together take in one optimizer step."""
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def count_steps(args: TrainingArguments, num_problems: int) -> int:
-    """Return the optimizer steps of a whole training, as transformers counts them."""
-    if args.max_steps > 0:
-        return args.max_steps
-    return math.ceil(args.num_train_epochs * math.ceil(num_problems / problems_per_step(args)))
 
 
 class _Show(TrainerCallback):
@@ -144,7 +70,8 @@ class _Survive(TrainerCallback):
         self.trainer.take_up_log_line()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if asked():
+        if number := highest(signal_asked()):
+            take_up(number)
             control.should_save = control.should_training_stop = True
 
 
@@ -175,7 +102,7 @@ class ThinkingTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=_Taken(items),
+            train_dataset=Taken(items),
             eval_dataset=eval_items,  # pyright: ignore[reportArgumentType]
             data_collator=collator,  # pyright: ignore[reportArgumentType]
             callbacks=[_Show(label)],
@@ -191,12 +118,36 @@ class ThinkingTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(dataset, _Taken)
+        assert isinstance(dataset, Taken)
+        return StepSampler(self._order(dataset), problems_per_step=problems_per_step(self.args))
+
+    def _order(self, dataset: Taken) -> LengthBucketSampler:
         lengths = [item.encoded.num_tokens for item in dataset.items]
-        # The problems of an optimizer step, however it is accumulated, so that 1 x 8 steps over the same as 8 x 1.
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        order = LengthBucketSampler(lengths, batch_size=batch_size, seed=self.args.seed)
-        return StepSampler(order, problems_per_step=problems_per_step(self.args))
+        # The problems of an optimizer step, however it is accumulated and shared out: 1 x 8 takes the same as 8 x 1.
+        return LengthBucketSampler(lengths, batch_size=problems_per_step(self.args), seed=self.args.seed)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self.args.world_size == 1:
+            return super().get_train_dataloader()
+        # accelerate's own sharding fills the last batches up with problems that the epoch has had already.
+        dataset = self.train_dataset
+        assert isinstance(dataset, Taken)
+        batches = ProcessBatches(
+            self._order(dataset),
+            batch_size=self.args.train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            rank=self.args.process_index,
+            num_processes=self.args.world_size,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self._collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         num_labels = sum(batch["labels"].ne(IGNORED).sum() for batch in batch_samples)
@@ -240,7 +191,7 @@ class ThinkingTrainer(Trainer):
         self._check_finite(torch.stack([value.float() for value in self._sums.values()]).sum())
 
     def _stop(self, reason: str) -> NoReturn:
-        last = last_checkpoint(Path(str(self.args.output_dir)))
+        last = last_checkpoint(Path(str(self.args.output_dir)), remove=False)
         kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
         raise UserError(
             f"{reason}; training stops, {kept}. Lower the learning rate (now {self.args.learning_rate}) or "
@@ -257,11 +208,14 @@ class ThinkingTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers does; where a signal asks for it, save and raise `Stopped` after the step.
 
+        A signal that one of several processes gets ends them all, after the same step.
+
         Raises:
             UserError: if the loss or a weight is NaN or Inf, or the checkpoint is not one of this training.
         """
         self._sums, self._resumed = {}, None
         if isinstance(resume_from_checkpoint, str) and self._has_ended(resume_from_checkpoint):
+            self.accelerator.wait_for_everyone()  # all have read the checkpoint before one removes it
             return None
         with until_safe():
             try:
@@ -272,6 +226,10 @@ class ThinkingTrainer(Trainer):
                     "it is none of ours; delete that folder"
                 ) from error
             self._check_weights()
+            if self.args.world_size > 1:
+                # DDP's hooks stay on the parameters as long as it lives: the next training must not meet them.
+                self.model_wrapped = self.model
+                self.accelerator.free_memory()
         return result
 
     def _has_ended(self, checkpoint: str) -> bool:
@@ -287,29 +245,32 @@ class ThinkingTrainer(Trainer):
     def take_up_log_line(self) -> None:
         """Go on with the sums of the log line that was under way when the checkpoint was written."""
         line = read_marker(self._resumed).get("log_line") if self._resumed else None
-        if line:
+        if line and len(line["parts"]) == num_processes():  # another number of processes begins a line anew
+            part = line["parts"][rank()]
             self._sums = {
                 name: torch.tensor(value, dtype=getattr(torch, dtype), device=self.args.device)
-                for name, (value, dtype) in line["sums"].items()
+                for name, (value, dtype) in part["sums"].items()
             }
             self._first_noted = line["first_noted"]
             self._globalstep_last_logged = line["last_logged"]
-            self._tr_loss = torch.tensor(line["loss"], device=self.args.device)
+            self._tr_loss = torch.tensor(part["loss"], device=self.args.device)
 
     def _log_line(self) -> dict[str, Any] | None:
         if not self._sums:
             return None
         self._check_sums()
+        sums = {name: [value.item(), str(value.dtype).split(".")[1]] for name, value in self._sums.items()}
         return {
-            "sums": {name: [value.item(), str(value.dtype).split(".")[1]] for name, value in self._sums.items()},
+            "parts": gather([{"sums": sums, "loss": self._tr_loss.item()}]),  # of each process
             "first_noted": self._first_noted,
             "last_logged": self._globalstep_last_logged,
-            "loss": self._tr_loss.item(),
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._first_noted)
+            if self.args.world_size > 1:  # each process has noted its part
+                self._sums = {name: self.accelerator.reduce(value) for name, value in self._sums.items()}  # pyright: ignore
             self._check_sums()
             logs |= {name: (value / steps).item() for name, value in self._sums.items() if name != "loss"}
             self._sums = {}
@@ -342,12 +303,23 @@ class ThinkingTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._check_weights()
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with write_errors(folder):
+        log_line = self._log_line()
+        with write_errors(folder, remove=self.args.should_save):
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process has written its random state
             if self.args.should_save:
-                mark_complete(folder, step=self.state.global_step, log_line=self._log_line())
+                step, problems = self.state.global_step, problems_per_step(self.args)
+                mark_complete(folder, step=step, problems_per_step=problems, log_line=log_line)
+        # A launcher that sees one process end stops the others: none ends before the checkpoint counts.
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        then, now = read_marker(resume_from_checkpoint).get("problems_per_step"), problems_per_step(self.args)
+        if then not in (None, now):
+            raise UserError(
+                f"{resume_from_checkpoint} was made with {then} problems in an optimizer step of all processes, now "
+                f"there are {now}; start as many processes as then, or delete {Path(resume_from_checkpoint).parent}"
+            )
         target = self.accelerator.unwrap_model(self.model if model is None else model)
         state = load_file(os.path.join(resume_from_checkpoint, _WEIGHTS))
         own = dict(trainable_state(target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,27 @@ def test_the_recipe_of_the_specification(root: Path) -> None:
 def test_the_offline_recipes(name: str, root: Path) -> None:
     text = dry_run(load_config(["--config", str(root / "configs" / f"{name}.yaml")]))
     assert "(43.0% of the teacher's)" in text or "(42.9% of the teacher's)" in text
+
+
+def _scale_blocks() -> list[tuple[str, list[str]]]:
+    """Return each command of docs/scale.md with the lines that stand under it."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n\$ lrd run ([^\n]*) --dry_run\n(.*?)\n```", text, flags=re.DOTALL)
+    return [(flags, lines.split("\n")) for flags, lines in blocks]
+
+
+@pytest.mark.parametrize(("flags", "lines"), _scale_blocks(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_page_on_scale_says_what_the_dry_run_says(
+    flags: str, lines: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    printed = dry_run(load_config(flags.split())).split("\n")
+    assert lines and [line for line in lines if line not in printed] == []
+
+
+def test_hours_and_memory_follow_the_method(root: Path) -> None:
+    recipe = ["--config", str(root / "configs" / "tiny.yaml"), "--num_train_problems", "40"]
+    printed = dry_run(load_config([*recipe, "--method", "direct"])).split("\n")
+    rows = [line.split()[0] for line in printed[printed.index("") :] if line[:1].islower()]
+    # no teacher, no store: neither in the table of hours nor in that of memory
+    assert rows[-5:] == ["phase", "student", "evaluation", "all", "student"]

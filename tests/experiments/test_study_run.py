@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from lrd_peft import cli
 from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.experiments.verify import verify
 from lrd_peft.model.models import StudentModel
+from lrd_peft.phases.inspect import inspect
 from lrd_peft.records import comparable, read_record
+from lrd_peft.report.results import read_study
 from tests.phases.small_run import finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -125,6 +128,32 @@ def test_a_failing_cell_is_told_at_the_end_and_the_others_go_on(whole: Path) -> 
     assert [path.stem for path in (whole / "out" / "broken" / "records").iterdir()] == ["distill_alpha=0.25--seed0"]
     assert times_begun(whole, "teacher") == [1]
     assert not (whole / "out" / "broken" / "cells" / "distill_alpha=0.25--seed0" / "student").exists()
+
+
+def test_a_kept_student_is_looked_into_for_the_studys_report(whole: Path) -> None:
+    place = whole / "out" / "small"
+    said = inspect(place / "cells" / CELLS[1], num_problems=3, output=place)
+    assert [line.split()[0] for line in said] == ["written"] * 2
+    found = read_study(place)
+    assert found.similarity is not None and found.similarity.num_positions == 6
+    assert found.answers is not None and len(found.answers.problems) == 3
+
+
+def test_a_removed_student_is_had_again_as_the_error_says(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = [times_begun(whole, phase) for phase in ("teacher", "store")]
+    text = "{title: x, recipe: recipe.yaml, axes: {distill_alpha: [0.75]}, seeds: [0]}"
+    finish(study(whole, "removed.yaml", text, "--workers", "1"))
+    place = whole / "out" / "removed"
+    cell = place / "cells" / "distill_alpha=0.75--seed0"
+    assert cli.main(["inspect", str(cell)]) == cli.USER_ERROR
+    assert "delete that folder and the cell's record" in capsys.readouterr().err
+    before = results(place)
+    shutil.rmtree(cell)
+    (place / "records" / f"{cell.name}.json").unlink()
+    finish(study(whole, "removed.yaml", text, "--workers", "1", "--keep_students"))
+    assert results(place) == before
+    assert cli.main(["inspect", str(cell), "--num_problems", "1"]) is None
+    assert [times_begun(whole, phase) for phase in ("teacher", "store")] == begun
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")

@@ -56,8 +56,11 @@ def tokens(rows: list[Generated]) -> list[tuple[int, ...]]:
 
 
 def assert_same(ours: Generated, theirs: Generated) -> None:
-    assert replace(ours, probabilities=()) == replace(theirs, probabilities=())
+    first, second = (replace(row, probabilities=(), thought_probabilities=()) for row in (ours, theirs))
+    assert first == second
     assert ours.probabilities == pytest.approx(theirs.probabilities, rel=1e-9)
+    for slot, other in zip(ours.thought_probabilities, theirs.thought_probabilities, strict=True):
+        assert slot == pytest.approx(other, rel=1e-9)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["bare", "lora"])
@@ -139,7 +142,9 @@ def test_thought_tokens_are_what_the_head_reads_before_each_slot(family: str) ->
     for question, row in zip(QUESTIONS, rows, strict=True):
         logits, _ = recompute(lm, question, 3, [])
         before = logits[len(question) - 1 : len(question) + 2]  # the question's last token, slots 1 and 2
-        assert [list(slot) for slot in row.thought_tokens] == before.topk(4).indices.tolist()
+        best = before.softmax(dim=-1).topk(4)
+        assert [list(slot) for slot in row.thought_tokens] == best.indices.tolist()
+        torch.testing.assert_close(torch.tensor(row.thought_probabilities, dtype=best.values.dtype), best.values)
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -132,6 +132,12 @@ def test_a_student_begins_with_blocks_of_the_trained_teacher(method: str, tmp_pa
     assert set(graded) >= {method, "base", "teacher-cot"}
 
 
+def test_an_untrained_student_of_a_trained_teacher_counts_as_untrained(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"student": "teacher:2", "student_weights": "trained", "methods": ()}
+    run_phases(config(tmp_path / "run", "base", **changes), PHASES)
+    assert read_record(tmp_path / "run" / "record.json").costs.trainable_parameters == 0
+
+
 def test_a_student_trains_for_a_given_time(tmp_path: Path) -> None:
     runs = []
     for seconds in (0.6, 2.4):

@@ -17,12 +17,17 @@ SUBJECTS = {"gsm-mini": ("boxes", "events"), "math-mini": ("algebra", "counting"
 # method -> share right, (training seconds, trained parameters, all parameters), whether it writes steps
 METHODS: dict[str, tuple[float, tuple[float, int, int], bool]] = {
     "base": (0.50, (0, 0, 424_008), True),
+    "base-latent": (0.12, (0, 0, 424_008), False),
     "direct": (0.30, (300, 424_008, 424_008), False),
     "teacher-cot": (0.62, (900, 986_640, 986_640), True),
     "teacher-latent": (0.52, (1500, 986_640, 986_640), False),
     "full-finetune": (0.58, (700, 424_008, 424_008), True),
     "standard-distill": (0.60, (800, 424_008, 424_008), True),
     "distill-lora": (0.57, (650, 160_528, 424_008), True),
+    "icot": (0.33, (690, 424_008, 424_008), False),
+    "codi": (0.41, (1100, 160_528, 424_008), False),
+    "pccot": (0.39, (1000, 160_528, 424_008), False),
+    "latent-full": (0.59, (560, 424_008, 424_008), False),
     "latent-lora": (0.66, (500, 160_528, 424_008), False),
 }
 
@@ -109,7 +114,7 @@ def record(
                 "phase": "student",
                 "step": float(step),
                 "loss": 1 + 2 / step,
-                "task": 1.2 + 2 / step + 0.1 * draw.random(),
+                "task": 2 - 2 * share + 2 / step + 0.1 * draw.random(),
             }
             | ({"distill": 0.1 + 1 / step} if method == "latent-lora" else {})
             for step in (range(1, 200, 10) if phase == "student" and seconds else ())
@@ -131,7 +136,11 @@ def save(folder: Path, *records: Record, about: Mapping[str, Any] | None = None)
 def all_studies(folder: Path, *, seeds: int = 3) -> Path:
     """Write every study of SPEC.md's figures, synthetic, with a similarity and answers."""
     every = range(seeds)
-    save(folder / "methods", *(record(name, seed=seed) for name in METHODS for seed in every))
+    save(
+        folder / "methods",
+        *(record(name, seed=seed) for name in METHODS for seed in every),
+        *(record(seed=seed, share=0.55, distill_alpha=0.0) for seed in every),
+    )
     save(
         folder / "alpha",
         *(
@@ -172,17 +181,21 @@ def similarity_row() -> dict[str, Any]:
     """Return a similarity.json, synthetic."""
     teacher, student = list(range(13)), list(range(7))
     cka = [[max(0.05, 0.95 - 0.09 * abs(t - 2 * s)) for s in student] for t in teacher]
+    cosine = [[value - 0.4 if t else None for value in line] for t, line in enumerate(cka)]
     return {
+        "source": "latent-lora, seed 0, 300 test problems of gsm-mini, math-mini, aqua-mini",
         "teacher_layers": teacher,
         "student_layers": student,
         "cka": cka,
-        "cosine": [[value - 0.4 if t else None for value in line] for t, line in enumerate(cka)],
+        "cosine": cosine,
+        "cka_untrained": [[value / 2 for value in line] for line in cka],
+        "cosine_untrained": [[None if value is None else value - 0.3 for value in line] for line in cosine],
         "num_positions": 1500,
     }
 
 
-def answers() -> list[dict[str, Any]]:
-    """Return the rows of an answers.json; one of them tries to break out of the page."""
+def answers() -> dict[str, Any]:
+    """Return an answers.json, synthetic; one problem tries to break out of the page."""
     rows = []
     for index in range(12):
         rows.append(
@@ -198,4 +211,16 @@ def answers() -> list[dict[str, Any]]:
             }
         )
     rows[0]["question"] = "<script>window.broken = 1</script> <img src=x onerror=alert(1)> How many?"
-    return rows
+    rows.append(
+        {
+            "dataset": '"><b>6</b>',
+            "question": "Who?",
+            "options": ["A) <b>4</b>"],
+            "answer": "<b>5</b>",
+            "teacher_steps": ["<b>2</b>"],
+            "student_answer": "</dd><b>5</b>",
+            "right": False,
+            "thoughts": [[{"token": "</code><b>3</b>", "probability": 0.5}]],
+        }
+    )
+    return {"source": "latent-lora, seed 0, 13 test problems", "problems": rows}

@@ -16,9 +16,7 @@ from lrd_peft.report.figures.catalogue import CATALOGUE
 from lrd_peft.report.page import render_page
 from lrd_peft.report.results import read_results
 from tests.report import made
-from tests.report.browser import CHROMIUM, Browser
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+from tests.report.browser import Browser, needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +36,10 @@ def test_text_from_data_is_escaped(page: Path) -> None:
     assert text.count("<script>") == 1
     assert "<img src=x" not in text
     assert "<b>none</b>" not in text
+    # what models make up is no safer than what data sets hold: a step, a token, an option, a name, an answer
+    for number in range(2, 7):
+        assert f"&lt;b&gt;{number}&lt;/b&gt;" in text and f"<b>{number}" not in text
+    assert 'data-set="&#34;&gt;&lt;b&gt;6&lt;/b&gt;"' in text
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(page: Path) -> None:
@@ -71,15 +73,16 @@ def test_the_page_filters_in_a_browser_without_a_complaint(page: Path, tmp_path:
     field = "document.querySelector('[name={}]')"
     with Browser(tmp_path) as browser:
         browser.open(page)
-        assert browser.run(shown) == 12
+        assert browser.run(shown) == 13
         browser.run(change.format(field.format("dataset"), "aqua-mini"))
         assert browser.run(shown) == 4
         browser.run(change.format(field.format("outcome"), "right"))
         assert browser.run(shown) == 2
-        assert browser.run("document.getElementById('count').textContent") == "2 of 12 problems"
+        assert browser.run("document.getElementById('count').textContent") == "2 of 13 problems"
         browser.run(change.format(field.format("text"), "has 8 PENS"))
         assert browser.run(shown) == 1
         assert browser.run("typeof window.broken") == "undefined"
+        assert browser.run("document.querySelectorAll('b').length") == 0
         assert browser.run("getComputedStyle(document.querySelector('main')).fontFamily").startswith("system-ui")
         assert browser.complaints == []
 
@@ -93,10 +96,11 @@ def test_the_page_is_whole_without_javascript(page: Path, tmp_path: Path) -> Non
         assert browser.complaints == []
         nodes = browser.visible_text()
     assert "Ann has 11 pens" in nodes
-    assert "of 12 problems" not in nodes
+    assert "of 13 problems" not in nodes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_everything_is_drawn_and_twice_the_same(tmp_path: Path) -> None:
     results = made.all_studies(tmp_path / "results", seeds=2)
     lines = build(results, tmp_path / "out")

@@ -84,7 +84,9 @@ def test_a_folder_of_studies_is_read_with_what_lies_beside_the_records(tmp_path:
         "methods": None,
     }
     methods = studies["methods"]
-    assert (methods.title, len(methods.answers), methods.answers[5].student_answer) == ("All methods", 12, None)
+    assert methods.answers is not None
+    problems = methods.answers.problems
+    assert (methods.title, len(problems), problems[5].student_answer) == ("All methods", 13, None)
     assert methods.similarity is not None
     assert read_results(tmp_path / "alpha" / "000-latent-lora-seed0.json")["methods"].num_seeds == 1
 
@@ -97,11 +99,11 @@ def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no record in"):
         read_study(tmp_path)
     made.save(tmp_path / "methods", small())
-    (tmp_path / "methods" / "answers.json").write_text('[{"dataset": "gsm-mini"}]')
-    with pytest.raises(UserError, match="student_answer"):
+    (tmp_path / "methods" / "answers.json").write_text('{"source": "", "problems": [{"dataset": "x"}]}')
+    with pytest.raises(UserError, match=r"student_answer.*make them again with `lrd inspect`"):
         read_results(tmp_path)
-    (tmp_path / "methods" / "answers.json").write_text("{}")
-    with pytest.raises(UserError, match="holds dict, not list"):
+    (tmp_path / "methods" / "answers.json").write_text("[]")
+    with pytest.raises(UserError, match="holds list, not dict"):
         read_results(tmp_path)
     (tmp_path / "methods" / "answers.json").write_text("[")
     with pytest.raises(UserError, match="damaged"):

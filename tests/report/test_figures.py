@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -11,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from lrd_peft import methods
+from lrd_peft.evaluation.similarity import Similarity
 from lrd_peft.records import Record
 from lrd_peft.report.cells import NothingToDraw, cells
 from lrd_peft.report.figures import catalogue
@@ -23,7 +26,8 @@ from lrd_peft.report.figures.sweeps import alpha_sensitivity, layer_selection, l
 from lrd_peft.report.figures.training import training_curves
 from lrd_peft.report.reference import LABEL
 from lrd_peft.report.results import Study
-from lrd_peft.report.similarity import Similarity
+from lrd_peft.report.style import METHODS as STYLES
+from lrd_peft.report.style import in_groups, method_style
 from tests.report import made
 
 DATASETS = ("gsm-mini", "math-mini")
@@ -52,13 +56,57 @@ def texts(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))  # pyright: ignore
 
 
+def test_what_thinks_and_what_writes_look_different_and_no_two_methods_alike() -> None:
+    for name, method in methods.METHODS.items():
+        style = method_style(name)
+        assert style.thinks == method.thinks, name
+        assert (style.look["markerfacecolor"] == "white") == (style.look["linestyle"] != "-") == (not style.thinks)
+        assert ("hatch" in style.bar) == (not style.thinks)
+    looks = [(look["markerfacecolor"], look["color"], look["marker"]) for look in (s.look for s in STYLES.values())]
+    assert len(set(looks)) == len(looks) == len(methods.METHODS) + 1  # and alpha = 0
+    kinds = [style.thinks for style in STYLES.values()]
+    assert kinds == sorted(kinds)
+
+
+ALL = [record(method, seed=seed) for method in made.METHODS for seed in (0, 1)]
+
+
+def test_many_methods_have_panels_for_those_that_write_and_those_that_think() -> None:
+    assert in_groups(["latent-lora", "base"]) == [("", ["base", "latent-lora"])]
+    for draw in (domain_performance, calibration):
+        titles = [panel.get_title() for panel in draw(ALL).axes[:4]]
+        assert titles == [f"{name}, methods that {how}" for how in ("write", "think") for name in DATASETS]
+    figure = domain_performance(ALL)
+    drawn = [set(lines(panel)) for panel in figure.axes[:4:2]]
+    assert drawn[0] == {s.label for name, s in STYLES.items() if name in made.METHODS and not s.thinks}
+    assert drawn[1] == {s.label for name, s in STYLES.items() if name in made.METHODS and s.thinks}
+    assert [panel.get_title() for panel in radar_comparison(ALL).axes] == ["methods that write", "methods that think"]
+    for draw in (error_breakdown, comprehensive_baseline):
+        assert [text.get_text() for text in draw(ALL).axes[1].texts if text.get_rotation()] == ["write", "think"]
+
+
+@pytest.mark.parametrize("draw", [efficiency_pareto, domain_performance, comprehensive_baseline, lora_rank_analysis])
+def test_no_interval_leaves_its_panel(draw: Callable[[list[Record]], Figure]) -> None:
+    records = [record(seed=seed, share=share, lora_r=r) for seed, share in enumerate((0.1, 0.95)) for r in (1, 8)]
+    figure = draw(ALL if draw is not lora_rank_analysis else records)
+    for panel in figure.axes:
+        for container in panel.containers:
+            if not isinstance(container, ErrorbarContainer):
+                continue
+            for bars in container.lines[2]:
+                ends = np.concatenate([np.asarray(line) for line in bars.get_segments()])
+                assert panel.get_xlim()[0] <= ends[:, 0].min() and ends[:, 0].max() <= panel.get_xlim()[1]
+                assert min(panel.get_ylim()) <= ends[:, 1].min() and ends[:, 1].max() <= max(panel.get_ylim())
+
+
 def test_alpha_points_are_the_means_over_seeds() -> None:
     records = [record(seed=seed, share=0.4 + alpha / 2, distill_alpha=alpha) for alpha in ALPHAS for seed in (0, 1)]
     drawn = lines(alpha_sensitivity(records).axes[0])
     assert set(drawn) == set(DATASETS)
     for dataset in DATASETS:
         right = [each.metrics[dataset]["latent-lora"]["summary"]["accuracy"] for each in records]
-        assert [alpha for alpha, _ in drawn[dataset]] == list(ALPHAS)
+        # data sets stand beside each other
+        assert [alpha for alpha, _ in drawn[dataset]] == pytest.approx(list(ALPHAS), abs=0.01)
         assert [mean for _, mean in drawn[dataset]] == pytest.approx([sum(right[i : i + 2]) / 2 for i in (0, 2, 4)])
 
 
@@ -88,7 +136,7 @@ def test_sizes_are_lines_and_one_size_is_bars() -> None:
     records = [record(student=name, parameters=size, beside={"base": 0.3}) for name, size in sizes.items()]
     figure = comprehensive_baseline(records)
     ours = lines(figure.axes[0])["Latent + LoRA (ours)"]
-    assert [size for size, _ in ours] == [330_000, 500_000]
+    assert [size for size, _ in ours] == pytest.approx([330_000, 500_000], rel=0.02)
     bars = comprehensive_baseline(METHODS)
     widths = [patch.get_width() for patch in bars.axes[0].patches]  # pyright: ignore[reportAttributeAccessIssue]
     means = [cell.accuracy.mean for cell in cells(METHODS) if cell.dataset == "gsm-mini"]
@@ -169,13 +217,32 @@ def test_radar_is_relative_to_the_best() -> None:
         radar_comparison([record()])
 
 
-def test_similarity_leaves_cosine_out_where_no_widths_agree() -> None:
+def test_similarity_is_drawn_before_and_after_the_training() -> None:
     row = made.similarity_row()
-    assert len(layer_similarity(Similarity.from_dict(row)).axes) == 4  # two maps, two colour bars
-    none = row | {"cosine": [[None] * 7] * 13}
-    assert len(layer_similarity(Similarity.from_dict(none)).axes) == 2
-    with pytest.raises(NothingToDraw, match=r"similarity\.json"):
+    figure = layer_similarity(Similarity.from_dict(row))
+    titles = [panel.get_title() for panel in figure.axes]
+    kinds = ("linear CKA", "mean cosine")
+    assert titles[:4] == [f"{kind}, {when} training" for kind in kinds for when in ("before", "after")]
+    assert row["source"] in texts(figure) and "1500 positions" in texts(figure)
+    images = [np.asarray(panel.images[0].get_array(), dtype=float) for panel in figure.axes[:2]]
+    assert [float(image[0, 0]) for image in images] == [0.475, 0.95]
+    with pytest.raises(NothingToDraw, match="lrd inspect RUN"):
         layer_similarity(None)
+
+
+def test_similarity_leaves_out_what_was_not_measured() -> None:
+    none = made.similarity_row() | {"cosine": [[None] * 7] * 13, "cka_untrained": None, "cosine_untrained": None}
+    figure = layer_similarity(Similarity.from_dict(none))
+    assert [panel.get_title() for panel in figure.axes] == ["linear CKA", ""]  # the map and its colour bar
+    # with other widths there are cosines after the projectors only: of those layers, after the training
+    few = [[0.5 if (t, s) in ((8, 4), (10, 6)) else None for s in range(7)] for t in range(13)]
+    figure = layer_similarity(
+        Similarity.from_dict(made.similarity_row() | {"cosine": few, "cosine_untrained": [[None] * 7] * 13})
+    )
+    panel = next(panel for panel in figure.axes if panel.get_title() == "mean cosine, after training")
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["8", "10"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["4", "6"]
+    assert "mean cosine, before" not in texts(figure)
 
 
 def test_a_field_with_one_value_is_no_sweep() -> None:

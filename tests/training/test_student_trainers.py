@@ -17,8 +17,9 @@ from lrd_peft.distillation import self_distillation
 from lrd_peft.errors import UserError
 from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
+from lrd_peft.sampling import count_steps
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
-from lrd_peft.training import ThinkingTrainer, count_steps
+from lrd_peft.training import ThinkingTrainer
 from tests import tiny
 from tests.training.small import assert_close, moved, student, weights
 

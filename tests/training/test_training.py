@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.training import LengthBucketSampler, StepSampler
+from lrd_peft.sampling import LengthBucketSampler, StepSampler
 
 
 def order(lengths: list[int], *, batch_size: int, seed: int = 0, epoch: int = 0) -> list[int]:

@@ -13,6 +13,7 @@ from lrd_peft.evaluation.metrics import ProblemResult
 from lrd_peft.model.generate import Generated
 from lrd_peft.model.models import write
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.processes import gather, is_main, num_processes, share
 from lrd_peft.progress import Progress
 
 
@@ -28,6 +29,8 @@ def score(
 ) -> list[ProblemResult]:
     """Answer and grade problems; results come in the order of the problems.
 
+    Several processes share the batches out, and all of them get all results.
+
     Args:
         thinking: in continuous thoughts if the model has slots for them, else in written steps.
         max_new_tokens: the most tokens that a problem may take; a text cut there is graded as it stands.
@@ -38,10 +41,10 @@ def score(
     model.eval()
     # Neighbours in length share a batch, so that little is padded.
     order = sorted(range(len(problems)), key=lambda i: len(problems[i].question_text))
-    results: list[ProblemResult | None] = [None] * len(problems)
-    with Progress(label, total=len(problems), unit="problems") as progress:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own: list[tuple[int, ProblemResult]] = []
+    with Progress(label, total=len(problems), unit="problems", quiet=not is_main()) as progress:
+        for chosen in share(batches):
             began = time.perf_counter()
             rows = write(
                 model,
@@ -52,10 +55,12 @@ def score(
             )
             seconds = (time.perf_counter() - began) / len(chosen)
             for i, row in zip(chosen, rows, strict=True):
-                results[i] = _grade(model, problems[i], row, thinking=thinking and force_marker, seconds=seconds)
-            progress.update(start + len(chosen))
+                graded = _grade(model, problems[i], row, thinking=thinking and force_marker, seconds=seconds)
+                own.append((i, graded))
+            progress.update(min(len(own) * num_processes(), len(problems)))
     model.train(was_training)
-    return [result for result in results if result is not None]
+    results = dict(gather(own))
+    return [results[i] for i in range(len(problems))]
 
 
 def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, thinking: bool, seconds: float) -> ProblemResult:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.experiments.preflight import preflight
@@ -17,8 +15,10 @@ from lrd_peft.phases.distill import distill
 from lrd_peft.phases.evaluate import evaluate
 from lrd_peft.phases.extract import extract
 from lrd_peft.phases.train_teacher import train_teacher
+from lrd_peft.processes import is_main, join, num_processes, on_main, wait
 from lrd_peft.records import Costs, Record, environment, peak_memory_bytes, write_record
 from lrd_peft.run_folder import RunFolder
+from lrd_peft.run_inputs import quiet_libraries
 
 RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
     "teacher": train_teacher,
@@ -31,6 +31,9 @@ RECIPES: dict[Phase, Callable[[RunConfig, RunFolder], None]] = {
 def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | None = None) -> None:
     """Run the phases that are not finished; with all of them done, write the record.
 
+    Several processes (`torchrun`, `accelerate launch`) do it together: each calls this; the main one holds the folder,
+    checks what is in it and writes.
+
     Args:
         held: a folder that the caller holds, for phases that several configurations share or after its own
             preflight; else the configuration's own is claimed.
@@ -38,6 +41,7 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | 
     Raises:
         UserError: from a phase, or if the run folder belongs to another configuration or process.
     """
+    join(config.device)
     if held is not None:
         _run_held(config, held, phases)
         return
@@ -47,10 +51,7 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], *, held: RunFolder | 
 
 
 def _run_held(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> None:
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # PEFT still asks transformers for an attribute that has been renamed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    quiet_libraries()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     set_seed(config.seed)
@@ -60,18 +61,22 @@ def _run_held(config: RunConfig, run: RunFolder, phases: tuple[str, ...]) -> Non
         if phase not in config.needed_phases:
             print(f"{phase}: {config.method} needs none, skipped")
             continue
-        if _is_whole(config, run, phase):
+        if on_main(_is_whole, config, run, phase):
             continue
         with run.alone(phase):
-            if run.is_shared(phase) and _is_whole(config, run, phase):
+            if run.is_shared(phase) and on_main(_is_whole, config, run, phase):
                 continue  # another run has made it meanwhile
             print(f"{phase}: begins")
             run.log("phase begins", phase=phase)
             RECIPES[phase](config, run)
+            wait()  # for what the main process wrote
             run.log("phase finished", phase=phase)
     if "evaluation" in phases:
-        write_record(run.record, make_record(config, run))
-        run.seal()
+        record = make_record(config, run)
+        if is_main():
+            write_record(run.record, record)
+            run.seal()
+    wait()
 
 
 def _is_whole(config: RunConfig, run: RunFolder, phase: Phase) -> bool:
@@ -101,18 +106,19 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
         curves += [{"phase": "teacher", "stage": note["stage"], **row} for row in _thin(note["curve"])]
     if "student" in notes:
         curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
-    trained = notes.get("student") or notes.get("teacher") or {"trainable_parameters": 0}
+    # Of the method itself: a student is made, or the method is the teacher, or nothing was trained for it.
+    of = "student" if "student" in notes else "teacher" if config.method.startswith("teacher") else ""
     return Record(
         method=config.method,
         datasets=config.evaluated_datasets,
         seed=config.seed,
         config=config.model_dump(mode="json"),
-        environment=environment(),
+        environment={**environment(), "num_processes": num_processes()},
         metrics={name: table[name] for name in config.evaluated_datasets},
         costs=Costs(
             wall_seconds={phase: notes[phase]["wall_seconds"] if phase in notes else 0.0 for phase in PHASES},
             peak_memory_bytes=peak_memory_bytes(),
-            trainable_parameters=trained["trainable_parameters"],
+            trainable_parameters=notes[of]["trainable_parameters"] if of else 0,
             total_parameters=table[config.evaluated_datasets[0]][config.method]["total_parameters"],
         ),
         curves=tuple(curves),

@@ -26,6 +26,7 @@ class Generated:
         num_passes: sequential model passes that this row needed.
         finished: whether it ended by itself before the limit.
         thought_tokens: for each slot the ids that the LM head finds most likely there, best first.
+        thought_probabilities: the probability of each of them.
     """
 
     tokens: tuple[int, ...]
@@ -34,7 +35,8 @@ class Generated:
     num_thoughts: int
     num_passes: int
     finished: bool
-    thought_tokens: tuple[tuple[int, ...], ...]
+    thought_tokens: tuple[tuple[int, ...], ...] = ()
+    thought_probabilities: tuple[tuple[float, ...], ...] = ()
 
 
 @torch.no_grad()
@@ -83,10 +85,12 @@ def generate(
     )
     sequence = kept[0]
     tops: list[tuple[tuple[int, ...], ...]] = [() for _ in range(num_rows)]
+    shares: list[tuple[tuple[float, ...], ...]] = [() for _ in range(num_rows)]
     if top_tokens and num_thoughts:
         # Slot j's input is the state before it: what the head reads there is what thought j "says".
-        best = head_logits(lm, thinking.last[:, :num_thoughts]).topk(top_tokens, dim=-1).indices.tolist()
-        tops = [tuple(tuple(slot) for slot in row) for row in best]
+        best = head_logits(lm, thinking.last[:, :num_thoughts]).softmax(dim=-1).topk(top_tokens, dim=-1)
+        tops = [tuple(tuple(slot) for slot in row) for row in best.indices.tolist()]
+        shares = [tuple(tuple(slot) for slot in row) for row in best.values.tolist()]
 
     tokens: list[list[int]] = [[] for _ in range(num_rows)]
     probabilities: list[list[float]] = [[] for _ in range(num_rows)]
@@ -136,6 +140,7 @@ def generate(
                 num_passes=thinking.num_passes + max(0, num_tokens - 1),
                 finished=row in done,
                 thought_tokens=tops[row],
+                thought_probabilities=shares[row],
             )
         )
     return results

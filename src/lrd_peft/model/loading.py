@@ -208,7 +208,9 @@ def _quantized(how: str, *, dtype: torch.dtype, device: str | torch.device | Non
         if how == "4bit"
         else BitsAndBytesConfig(load_in_8bit=True)
     )
-    place = device if device is not None else "cuda:0" if torch.cuda.is_available() else "cpu"
+    place = (
+        device if device is not None else f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    )
     return {"quantization_config": config, "device_map": {"": place}}
 
 

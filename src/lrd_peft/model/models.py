@@ -19,7 +19,7 @@ from lrd_peft.model.facts import context_length, fingerprint_tokenizer, fingerpr
 from lrd_peft.model.generate import Generated, generate
 from lrd_peft.model.saving import attach_weights, projector_shapes, read_description
 from lrd_peft.model.thinking import unwrap
-from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions, ThinkingOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def write(
     fitting = [
         i for i, prompt in enumerate(prompts) if context is None or len(prompt) + num_thoughts + len(forced) <= context
     ]
-    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False, thought_tokens=())
+    nothing = Generated((), (), num_tokens=0, num_thoughts=0, num_passes=0, finished=False)
     rows = [nothing] * len(prompts)
     if not fitting:
         return rows
@@ -199,6 +199,27 @@ class StudentModel(ThinkingModel):
     def project(self, layer: int, states: Tensor) -> Tensor:
         """Map the student's states [B, P, H_S] into the space of the teacher's `layer`: [B, P, H_T]."""
         return self.projectors[str(layer)](states) if str(layer) in self.projectors else states
+
+    def forward(
+        self, *, layer_map: Mapping[int, int] | None = None, teacher_thoughts: Tensor | None = None, **batch: Any
+    ) -> ThinkingOutput:
+        """Think through a batch, as `ThinkingModel.forward`.
+
+        All parameters of a training step are used in here: wrappers such as DDP and FSDP see nothing else.
+
+        Args:
+            layer_map: teacher layer -> student layer; the states are then those to compare with the teacher's, by the
+                teacher's layers and in its width.
+            teacher_thoughts: [B, N, H_T] to fill the slots with, instead of the student's own thoughts.
+        """
+        if layer_map is None:
+            return super().forward(**batch)
+        forced = teacher_thoughts
+        if forced is not None and self.thought_adapter is not None:
+            forced = self.thought_adapter(forced)
+        output = super().forward(**batch, layers=sorted(set(layer_map.values())), forced=forced)
+        output.states = {layer: self.project(layer, output.states[own]) for layer, own in layer_map.items()}
+        return output
 
     @classmethod
     def load(cls, folder: str | Path, **load_options: Any) -> StudentModel:

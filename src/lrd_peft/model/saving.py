@@ -60,8 +60,12 @@ def projector_shapes(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def write_errors(folder: Path) -> Iterator[None]:
-    """Turn a write that the system refuses (disk full, read-only, ...) into one line; the half-written folder goes."""
+def write_errors(folder: Path, *, remove: bool = True) -> Iterator[None]:
+    """Turn a write that the system refuses (disk full, read-only, ...) into one line.
+
+    Args:
+        remove: the half-written folder.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -72,7 +76,8 @@ def write_errors(folder: Path) -> Iterator[None]:
             text = text.partition("I/O error: ")[2] or "the disk is full or fails"
         else:
             raise
-        shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
         name = str(folder).removesuffix(".tmp")
         raise UserError(
             f"cannot write {name}: {text}. What was finished before is kept: put that right and give the same command "

@@ -21,6 +21,7 @@ from lrd_peft.data import Problem
 from lrd_peft.methods import METHODS
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.saving import save_model
+from lrd_peft.processes import is_main, on_main
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     start_student,
@@ -30,10 +31,11 @@ from lrd_peft.run_inputs import (
     trust,
     with_lora,
 )
+from lrd_peft.sampling import count_steps
 from lrd_peft.store import Store
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import ThinkingTrainer, count_steps
+from lrd_peft.training import ThinkingTrainer
 
 # A student of a given time is timed over so many steps, after the first ones, in which memory is still being found.
 _WARM_UP_STEPS, _TIMED_STEPS = 5, 25
@@ -65,16 +67,14 @@ def distill(config: RunConfig, run: RunFolder) -> None:
     base_parameters = student.num_parameters()
     how = f"LoRA r={config.lora_r}" if method.trains == "lora" else "all weights"
     print(f"student: {num_trained} of {base_parameters} parameters are trained ({config.method}, {how})")
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     curve = trainer.curve()
     student.eval()
-    save_model(
-        student,
-        run.student,
-        card=_card(config, student),
-        description={"method": config.method, "layer_map": {str(teacher): own for teacher, own in layer_map.items()}},
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_main():
+        pairs = {str(teacher): own for teacher, own in layer_map.items()}
+        description = {"method": config.method, "layer_map": pairs}
+        save_model(student, run.student, card=_card(config, student), description=description)
+        shutil.rmtree(folder, ignore_errors=True)
     run.finish(
         "student",
         config,
@@ -103,9 +103,12 @@ def _begin(
 
 
 def _affordable_steps(config: RunConfig, run: RunFolder, store: Store | None, *, seconds: float) -> int:
-    """Return how many steps fit into the time, timed on a student that is thrown away and noted for a resumed run."""
+    """Return how many steps fit into the time, timed on a student that is thrown away and noted for a resumed run.
+
+    Several processes take the steps together, and the number that the main one finds.
+    """
     path = run.root / "student_steps.json"
-    if noted := read_sealed(path):
+    if noted := on_main(read_sealed, path):
         return int(noted["steps"])
     with tempfile.TemporaryDirectory() as folder:
         _, trainer = _begin(config, run, store, output_dir=Path(folder), max_steps=_WARM_UP_STEPS + _TIMED_STEPS)
@@ -113,9 +116,10 @@ def _affordable_steps(config: RunConfig, run: RunFolder, store: Store | None, *,
         trainer.add_callback(clock)
         trainer.train()
     per_step = (clock.times[-1] - clock.times[_WARM_UP_STEPS - 1]) / _TIMED_STEPS
-    steps = max(1, int(seconds / per_step))
-    write_sealed(path, {"steps": steps, "seconds_per_step": per_step})
-    return steps
+    note = on_main(lambda: {"steps": max(1, int(seconds / per_step)), "seconds_per_step": per_step})
+    if is_main():
+        write_sealed(path, note)
+    return int(note["steps"])
 
 
 class _Clock(TrainerCallback):

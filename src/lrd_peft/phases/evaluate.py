@@ -14,6 +14,7 @@ from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.methods import METHODS, REFERENCES
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.processes import device_of, is_main, on_main
 from lrd_peft.records import pack_outcomes, write_json_atomic
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import held_out, some_training_problems, start_student, thinking_options, trust
@@ -67,19 +68,20 @@ def evaluate(config: RunConfig, run: RunFolder) -> None:
         thinking = METHODS[method].thinks
         for dataset in config.evaluated_datasets:
             path = run.evaluation / f"{method}--{_file_name(dataset)}.json"
-            graded = _read(path, config, made_from)
+            graded = on_main(_read, path, config, made_from)
             if graded is None:
                 if model is None:
                     model = LOADERS.get(method, _trained)(config, run).eval()
-                    if config.device is not None:
-                        model.to(config.device)
+                    model.to(device_of(config.device))
                 graded = _grade(config, model, dataset, thinking=thinking, label=f"{method} on {dataset}")
-                path.parent.mkdir(exist_ok=True)
-                write_sealed(path, {**graded, "made_from": made_from})
+                if is_main():
+                    path.parent.mkdir(exist_ok=True)
+                    write_sealed(path, {**graded, "made_from": made_from})
             else:
                 print(f"evaluation: {method} on {dataset} is graded, skipped")
             table.setdefault(dataset, {})[method] = entry(graded)
-    write_json_atomic(run.root / "evaluation.json", table)
+    if is_main():
+        write_json_atomic(run.root / "evaluation.json", table)
     run.finish("evaluation", config, {"wall_seconds": round(time.perf_counter() - began, 3)})
 
 

@@ -17,6 +17,7 @@ from lrd_peft.data.problem import Problem
 from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.thinking import check_layers
+from lrd_peft.processes import device_of, is_main, num_processes, rank, wait
 from lrd_peft.progress import Progress
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import training_problems, trust
@@ -90,8 +91,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     began = time.perf_counter()
     run.require("teacher", config)
     teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"), **trust(config))
-    if config.device is not None:
-        teacher.to(config.device)
+    teacher.to(device_of(config.device))
     layers = config.stored_layers
     check_layers(teacher.lm, layers)
     encoded = training_problems(config, teacher).encoded
@@ -115,16 +115,25 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     positions = sum(row.length for row in rows) if config.positions == "all" else per_problem * len(rows)
     num_bytes = estimate_bytes(spec, positions)
     print(f"store: {len(rows)} problems, {positions} positions, layers {list(layers)}: {num_bytes / 1e6:.1f} MB")
-    with until_safe(), StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes) as writer:
+    part = (rank(), num_processes())
+    with until_safe(), StoreWriter.open(run.store, spec, shard_bytes=config.shard_bytes, part=part) as writer:
         for damage in writer.damages:
             print(f"store: {damage}, written again")
         num_missing = sum(stop - first for first, stop in writer.missing)
         require_space(run.root, num_bytes * num_missing // len(rows))
-        with Progress("extraction", total=len(rows), unit="problems", initial=len(rows) - num_missing) as progress:
+        wait()  # all have read the journals before one adds to them
+        num_own = writer.done + num_missing
+        with Progress(
+            "extraction", total=num_own, unit="problems", initial=writer.done, quiet=not is_main()
+        ) as progress:
             write_states(teacher, rows, problems, writer, batch_size=config.eval_batch_size, progress=progress)
         if asked():
             return
-        writer.finish()
+        if not is_main():
+            writer.finish()
+        wait()
+        if is_main():
+            writer.finish()
     run.finish(
         "store",
         config,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrd_peft.model.models import StudentModel
+from lrd_peft.run_inputs import quiet_libraries
 
 
 def solve(run: Path, questions: Sequence[str]) -> str:
     """Return each question's answer, and for each thought the tokens that the LM head reads in it, or what it wrote."""
+    quiet_libraries()
     student = StudentModel.from_run(run)
     blocks = []
     for solution in student.solve(questions):

@@ -26,6 +26,7 @@ from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.model.saving import read_description, save_model
+from lrd_peft.processes import is_main, on_main, wait
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     held_out,
@@ -68,19 +69,20 @@ def stages(config: RunConfig) -> list[Stage]:
 def train_teacher(config: RunConfig, run: RunFolder) -> None:
     """Run the stages that are not finished yet and mark the phase as done."""
     plan = stages(config)
-    done = [stage for stage in plan if _is_whole(run, stage)]
+    done = on_main(_whole_stages, run, plan)
     teacher = _teacher(config, run, done[-1] if done else None)
+    wait()  # all have loaded what is there before one puts something else in its place
     data = training_problems(config, teacher)
     for line in data.report:
         print(line)
     encoded = items(data.encoded)
-    if done and done[0] is not plan[0]:
+    if done and done[0] != plan[0]:
         # The teacher with written steps was lost and those with thoughts were not.
         _run_stage(config, run, _teacher(config, run, None), plan[0], encoded, history=[])
     history: list[dict[str, Any]] = []
     if done:
         print(f"teacher: stage {done[-1].number} is finished, going on")
-        history = read_description(run.teacher / done[-1].folder)["history"]
+        history = on_main(read_description, run.teacher / done[-1].folder)["history"]
     for stage in plan[plan.index(done[-1]) + 1 if done else 0 :]:
         history = _run_stage(config, run, teacher, stage, encoded, history=history)
     run.finish(
@@ -94,6 +96,10 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
             "total_parameters": teacher.num_parameters(),
         },
     )
+
+
+def _whole_stages(run: RunFolder, plan: list[Stage]) -> list[Stage]:
+    return [stage for stage in plan if _is_whole(run, stage)]
 
 
 def _is_whole(run: RunFolder, stage: Stage) -> bool:
@@ -132,10 +138,11 @@ def _run_stage(
         note |= _validate(config, teacher, stage, validation, some_training_problems(config))
     note["wall_seconds"] = round(time.perf_counter() - began, 3)
     history = [*history, note]
-    save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
-    shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
-    if stage.number > 1:
-        shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
+    if is_main():
+        save_model(teacher, run.teacher / stage.folder, description={"stage": stage.number, "history": history})
+        shutil.rmtree(run.checkpoints(f"teacher-{stage.number}"), ignore_errors=True)
+        if stage.number > 1:
+            shutil.rmtree(run.teacher / f"stage-{stage.number - 1}", ignore_errors=True)
     run.log("stage finished", stage=stage.number, accuracy=note.get("accuracy"))
     return history
 
@@ -175,7 +182,7 @@ def _train_stage(
         args=training_arguments(config, student=False, epochs=stage.epochs, output_dir=folder, name=name),
         label=f"teacher, stage {stage.number} of {config.max_stage}",
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     return trainer.curve()
 
 

@@ -69,14 +69,14 @@ def main_table(records: Sequence[Record], *, reference: bool = False) -> Table:
     if not found:
         raise NothingToDraw("no record holds a measured method")
     datasets, tests = dataset_order(found), against_ours(found)
-    header = ["method"]
+    header = ["method", "answers in"]
     for dataset in datasets:
         header += [dataset_label(dataset), f"p, {dataset_label(dataset)}"]
     header += ["mean", "seeds", "parameters", "trained", "training", "passes", "ms a problem"]
     rows = []
     for method in in_order(cell.method for cell in found):
         own = {cell.dataset: cell for cell in found if cell.method == method}
-        row = [method_style(method).label]
+        row = [method_style(method).label, "thoughts" if method_style(method).thinks else "text"]
         for dataset in datasets:
             test = tests.get((method, dataset))
             row += [with_interval(own[dataset].accuracy) if dataset in own else "", p_values(test)]

@@ -95,7 +95,7 @@ def render_page(
         ],
         environment=environment_lines([record for study in studies.values() for record in study.records]),
         answers=main.answers,
-        datasets=sorted({answer.dataset for answer in main.answers}),
+        datasets=sorted({each.dataset for each in main.answers.problems}) if main.answers else [],
     )
 
 

@@ -4,22 +4,23 @@ results/
   methods/            a study: a folder with at least one record
     study.json        optional: name, title, axis {field, values}, command
     *.json            records, one a cell and seed; or records/*.json, where `lrd study` leaves them
-    similarity.json   optional: see `similarity.Similarity`
-    answers.json      optional: see `Answer`
+    similarity.json   optional: see `evaluation.similarity.Similarity`
+    answers.json      optional: see `evaluation.decoded.Answers`
   demo.json           a record that stands alone: a study of its own, by its file's name
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lrd_peft.errors import UserError
+from lrd_peft.evaluation.decoded import Answers
+from lrd_peft.evaluation.similarity import Similarity
 from lrd_peft.records import Record, read_record
-from lrd_peft.report.similarity import Similarity
 
 # The field along which a study of this name varies, where no study.json says it.
 AXES = {
@@ -42,49 +43,6 @@ _NO_AXIS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One problem with what the teacher wrote and the student thought.
-
-    Attributes:
-        dataset: the data set's name.
-        question: as the model read it.
-        options: answer options; empty for an open question.
-        answer: the right answer.
-        teacher_steps: the steps that the teacher wrote.
-        student_answer: None where nothing could be parsed.
-        right: whether the student's answer is right.
-        thoughts: for each thought the likeliest tokens of the LM head at its slot with their probabilities.
-    """
-
-    dataset: str
-    question: str
-    options: tuple[str, ...]
-    answer: str
-    teacher_steps: tuple[str, ...]
-    student_answer: str | None
-    right: bool
-    thoughts: tuple[tuple[tuple[str, float], ...], ...]
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Answer:
-        """Make it from a row of answers.json; `options` may be missing."""
-        given = row["student_answer"]
-        return cls(
-            dataset=str(row["dataset"]),
-            question=str(row["question"]),
-            options=tuple(map(str, row.get("options") or ())),
-            answer=str(row["answer"]),
-            teacher_steps=tuple(map(str, row["teacher_steps"])),
-            student_answer=None if given is None else str(given),
-            right=bool(row["right"]),
-            thoughts=tuple(
-                tuple((str(token["token"]), float(token["probability"])) for token in thought)
-                for thought in row["thoughts"]
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Study:
     """The records of one study.
 
@@ -104,7 +62,7 @@ class Study:
     axis: str | None = None
     command: str | None = None
     similarity: Similarity | None = None
-    answers: tuple[Answer, ...] = ()
+    answers: Answers | None = None
 
     @property
     def num_seeds(self) -> int:
@@ -166,7 +124,7 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
     axis = (about.get("axis") or {}).get("field") or find_axis(folder.name, records)
     if axis == "method":  # methods are compared with each other, not along a field
         axis = None
-    similarity, answers = _read_json(folder / "similarity.json", dict), _read_json(folder / "answers.json", list)
+    similarity, answers = _read_json(folder / "similarity.json", dict), _read_json(folder / "answers.json", dict)
     try:
         return Study(
             name=folder.name,
@@ -175,10 +133,13 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
             axis=axis,
             command=about.get("command"),
             similarity=None if similarity is None else Similarity.from_dict(similarity),
-            answers=tuple(Answer.from_dict(row) for row in answers or ()),
+            answers=None if answers is None else Answers.from_dict(answers),
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"similarity.json or answers.json in {folder} is of another form: {error!r}") from error
+        raise UserError(
+            f"similarity.json or answers.json in {folder} is of another form ({error!r}); "
+            "make them again with `lrd inspect`"
+        ) from error
 
 
 def _record_files(folder: Path) -> list[Path]:

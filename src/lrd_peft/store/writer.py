@@ -126,7 +126,9 @@ class StoreWriter:
 
     def _is_mine(self, first: int) -> bool:
         rank, num_ranks = self._part
-        return first // self._plan % num_ranks == rank
+        # Neighbouring shards stay together: they share batches where a shard ends.
+        num_shards = -(-self.spec.num_problems // self._plan)
+        return first // self._plan * num_ranks // num_shards == rank
 
     @property
     def done(self) -> int:

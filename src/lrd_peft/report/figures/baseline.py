@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lrd_peft.records import Record
 from lrd_peft.report.cells import Cell, NothingToDraw, cells, dataset_order
-from lrd_peft.report.figures.canvas import legend_below, panels, percent_axis, styled
+from lrd_peft.report.figures.canvas import legend_below, name_rows, panels, percent_axis, styled
 from lrd_peft.report.main_table import Table, main_table
 from lrd_peft.report.reference import CLAIMED, LABEL
 from lrd_peft.report.style import GREY, OURS, dataset_label, in_order, method_style
@@ -46,7 +46,7 @@ def comprehensive_baseline(records: Sequence[Record], *, reference: bool = False
         if several:
             _lines(panel, own)
         else:
-            _bars(panel, {cell.method: cell for cell in own}, methods)
+            _bars(panel, {cell.method: cell for cell in own}, methods, last=dataset == datasets[-1])
     if several:
         percent_axis(axes[0])
         axes[0].set_ylabel("accuracy")
@@ -63,17 +63,18 @@ def comprehensive_baseline(records: Sequence[Record], *, reference: bool = False
 
 
 def _lines(panel: Axes, own: Sequence[Cell]) -> None:
-    for method in in_order(cell.method for cell in own):
+    methods = in_order(cell.method for cell in own)
+    for index, method in enumerate(methods):
         line = sorted((cell for cell in own if cell.method == method), key=lambda cell: cell.total_parameters)
         style, shares = method_style(method), [cell.accuracy for cell in line]
+        shift = 1.012 ** (index - (len(methods) - 1) / 2)  # intervals stand beside each other
         panel.errorbar(
-            [cell.total_parameters for cell in line],
+            [cell.total_parameters * shift for cell in line],
             [share.mean for share in shares],
             yerr=list(zip(*(share.reach for share in shares), strict=True)),
-            color=style.colour,
-            marker=style.marker,
-            linestyle="-" if len(line) > 1 else "none",
+            **(style.look if len(line) > 1 else style.points),
             markersize=8 if method == OURS else 5,
+            elinewidth=0.8,
             label=style.label,
         )
     sizes = sorted({cell.total_parameters for cell in own})
@@ -83,7 +84,7 @@ def _lines(panel: Axes, own: Sequence[Cell]) -> None:
     panel.set_xlabel("parameters")
 
 
-def _bars(panel: Axes, own: dict[str, Cell], methods: Sequence[str]) -> None:
+def _bars(panel: Axes, own: dict[str, Cell], methods: Sequence[str], *, last: bool) -> None:
     for place, method in enumerate(methods):
         if method not in own:
             continue
@@ -92,13 +93,12 @@ def _bars(panel: Axes, own: dict[str, Cell], methods: Sequence[str]) -> None:
             place,
             share.mean,
             xerr=[[share.reach[0]], [share.reach[1]]],
-            color=style.colour,
+            **style.bar,
             height=0.7,
             error_kw={"ecolor": "#444444", "elinewidth": 0.9},
         )
         panel.text(share.high + 0.02, place, f"{share.mean:.1%}", va="center", fontsize=7)
-    panel.set_yticks(range(len(methods)), [method_style(method).label for method in methods])
-    panel.set_ylim(len(methods) - 0.4, -0.6)
+    name_rows(panel, methods, last=last)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.set_xlabel("accuracy")
     panel.grid(visible=False, axis="y")

@@ -6,7 +6,7 @@ Figures are made without pyplot: no global state, no window, the Agg renderer fo
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lrd_peft.report.style import RC
+from lrd_peft.report.style import RC, method_style
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +45,25 @@ def percent_axis(axes: Axes, *, low: float = 0.0) -> None:
     """Make a y axis of shares read in per cent, from `low` upwards."""
     axes.set_ylim(bottom=low)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def name_rows(panel: Axes, methods: Sequence[str], *, last: bool) -> None:
+    """Name the rows of horizontal bars, the first on top, with a line between those that write and those that think.
+
+    Args:
+        methods: in the order of `in_order`.
+        last: of the panels side by side; says at its right edge which is which.
+    """
+    panel.set_yticks(range(len(methods)), [method_style(method).label for method in methods])
+    panel.set_ylim(len(methods) - 0.5, -0.5)
+    num_writing = sum(not method_style(method).thinks for method in methods)
+    if num_writing in (0, len(methods)):
+        return
+    panel.axhline(num_writing - 0.5, color="#777777", linewidth=0.8)
+    for text, middle in (("write", (num_writing - 1) / 2), ("think", (num_writing + len(methods) - 1) / 2)):
+        if last:
+            where = panel.get_yaxis_transform()
+            panel.text(1.02, middle, text, transform=where, rotation=-90, va="center", fontsize=7, color="#555555")
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:

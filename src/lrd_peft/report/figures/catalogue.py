@@ -93,7 +93,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry(
         "fig9_layer_similarity",
         METHODS,
-        "Figure 9. How alike the layers of teacher and student are at the same positions.",
+        "Figure 9. How alike the layers of teacher and student are at the slots and the answer position.",
         lambda study, _: layer_similarity(study.similarity),
     ),
     Entry(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,16 +15,16 @@ from lrd_peft.report.cells import Cell, NothingToDraw, cells, dataset_order
 from lrd_peft.report.estimates import Estimate, mean_estimate
 from lrd_peft.report.figures.baseline import short_count
 from lrd_peft.report.figures.canvas import legend_below, percent_axis, styled
-from lrd_peft.report.style import GREY, OURS, dataset_label, in_order, method_style
+from lrd_peft.report.style import GREY, OURS, dataset_label, in_groups, method_style
 
 
 @styled
 def efficiency_pareto(records: Sequence[Record]) -> Figure:
     """Draw accuracy against time: the training's (above, where runs left their costs) and a problem's (below).
 
-    A panel a data set. The area of a bubble stands for the parameters that the method trained; a small open one trained
-    nothing or left no costs. The line is the Pareto front: no other method is as accurate in less time. Bars are the
-    interval of `share_estimate` upwards, Student's t over seeds sideways.
+    A panel a data set. The area of a bubble stands for the parameters that the method trained; a marker without one
+    trained nothing or left no costs. The line is the Pareto front: no other method is as accurate in less time. Bars
+    are the interval of `share_estimate` upwards, Student's t over seeds sideways.
 
     Raises:
         NothingToDraw: if no record holds a measured method.
@@ -51,6 +50,7 @@ def efficiency_pareto(records: Sequence[Record]) -> Figure:
             grid[row][column].set_xlabel(name)
             if row == 0:
                 grid[row][column].set_title(dataset_label(dataset))
+        percent_axis(grid[row][0], low=-0.03)  # after the last panel: all of them share it
         grid[row][0].set_ylabel("accuracy")
     named = max(grid.flat, key=lambda panel: len(panel.get_legend_handles_labels()[1]))
     legend_below(figure, named, columns=4)
@@ -67,35 +67,39 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
             xerr=[[min(time.reach[0], 0.99 * time.mean)], [time.reach[1]]],
             yerr=[[share.reach[0]], [share.reach[1]]],
             color=style.colour,
-            elinewidth=0.8,
+            elinewidth=0.7,
+            capsize=0,
             linestyle="none",
         )
-        panel.scatter(
-            time.mean,
-            share.mean,
-            s=bubble_area(trained, largest),
-            color=style.colour if trained else "white",
-            edgecolors="black" if trained else style.colour,
-            linewidths=0.6 if trained else 1.4,
-            alpha=0.85,
-            zorder=3,
-        )
-        panel.plot([], [], marker="o", linestyle="none", color=style.colour, label=style.label)
+        if trained:
+            area = bubble_area(trained, largest)
+            panel.scatter(time.mean, share.mean, s=area, color=style.colour, alpha=0.35, linewidths=0, zorder=2)
+        size = 7 if cell.method == OURS else 4
+        panel.plot(time.mean, share.mean, **style.points, markersize=size, zorder=3, label=style.label)
     front = pareto_front([(time.mean, cell.accuracy.mean) for cell, time in points])
     panel.plot(*zip(*front, strict=True), color=GREY, linestyle="--", linewidth=1, zorder=1, label="Pareto front")
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
-    percent_axis(panel)
+    panel.margins(x=0.12)
     sizes = sorted({size for cell, _ in points if (size := _trained(cell))})
     if sizes and explained:
         shown = dict.fromkeys((sizes[0], sizes[-1]))
         keys = [
-            Line2D([], [], marker="o", linestyle="none", color=GREY, markersize=math.sqrt(bubble_area(size, largest)))
+            Line2D(
+                [], [], marker="o", linestyle="none", color="#BBBBBB", markersize=math.sqrt(bubble_area(size, largest))
+            )
             for size in shown
         ]
-        panel.legend(keys, [f"{short_count(size)} trained" for size in shown], loc="lower right", labelspacing=1.2)
+        panel.legend(
+            keys,
+            [f"{short_count(size)} trained" for size in shown],
+            loc="lower right",
+            labelspacing=1.2,
+            frameon=True,
+            edgecolor="none",
+        )
 
 
 def bubble_area(trained: int, largest: int) -> float:
@@ -120,6 +124,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 def radar_comparison(records: Sequence[Record]) -> Figure:
     """Draw methods on five axes: accuracy, parameters, training speed, memory, answering speed.
 
+    Many methods are drawn in two panels: those that write, and those that think.
+
     Every axis is relative: 1, the rim, is the best of the methods drawn; the others are best / value where less is
     better (parameters, training time, peak memory, time a problem) and value / best for accuracy. Means over data sets
     and seeds, and no intervals: figure 8 and table 1 have them. Only methods whose own runs left their costs are drawn.
@@ -133,30 +139,38 @@ def radar_comparison(records: Sequence[Record]) -> Figure:
     names = ("accuracy", "few\nparameters", "training\nspeed", "small\nmemory", "answering\nspeed")
     best = [max(values[axis] for values in profiles.values()) for axis in range(len(names))]
     angles = [2 * math.pi * axis / len(names) for axis in range(len(names))]
-    figure = Figure(figsize=(5.6, 5.0), layout="constrained")
-    panel = figure.add_subplot(projection="polar")
-    panel.set_theta_offset(math.pi / 2)  # pyright: ignore[reportAttributeAccessIssue]
-    panel.set_theta_direction(-1)  # pyright: ignore[reportAttributeAccessIssue]
-    for method in in_order(profiles):
-        style = method_style(method)
-        shares = [value / top if top > 0 else 0.0 for value, top in zip(profiles[method], best, strict=True)]
-        panel.plot(
-            [*angles, angles[0]],
-            [*shares, shares[0]],
-            color=style.colour,
-            marker=style.marker,
-            markersize=8 if method == OURS else 4.5,
-            linewidth=2.0 if method == OURS else 1.1,
-            label=style.label,
-        )
-    panel.set_xticks(angles, names)
-    sides: dict[str, Literal["left", "right"]] = {names[1]: "left", names[-1]: "right"}
-    for name, label in zip(names, panel.get_xticklabels(), strict=True):
-        label.set_horizontalalignment(sides.get(name, "center"))
-    panel.tick_params(axis="x", pad=4)
-    panel.set_ylim(0, 1.02)
-    panel.set_yticks([0.25, 0.5, 0.75, 1.0], ["25%", "50%", "75%", "best"], fontsize=6.5, color="#555555")
-    legend_below(figure, panel, columns=3)
+    groups = in_groups(profiles)
+    figure = Figure(figsize=(5.2 * len(groups), 5.0), layout="constrained")
+    grid = figure.subplots(1, len(groups), squeeze=False, subplot_kw={"projection": "polar"})
+    handles = {}
+    for (title, group), panel in zip(groups, grid[0], strict=True):
+        panel.set_theta_offset(math.pi / 2)
+        panel.set_theta_direction(-1)
+        for method in group:
+            style = method_style(method)
+            shares = [value / top if top > 0 else 0.0 for value, top in zip(profiles[method], best, strict=True)]
+            (handles[style.label],) = panel.plot(
+                [*angles, angles[0]],
+                [*shares, shares[0]],
+                **style.look,
+                markersize=8 if method == OURS else 4.5,
+                linewidth=2.0 if method == OURS else 1.1,
+                label=style.label,
+            )
+        if title:
+            panel.set_title(f"methods that {title}")
+        panel.set_xticks(angles, names)
+        sides = ("center", "left", "left", "right", "right")
+        for side, label in zip(sides, panel.get_xticklabels(), strict=True):
+            label.set_horizontalalignment(side)
+        panel.tick_params(axis="x", pad=5)
+        panel.set_ylim(0, 1.02)
+        rings = {0.25: "25%", 0.5: "50%", 0.75: "75%", 1.0: "best"}
+        panel.set_yticks([*rings], [""] * len(rings))
+        for ring, text in rings.items():  # above the lines, which a tick's label would not be
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+            panel.text(math.pi / len(names), ring, text, fontsize=6.5, color="#555555", ha="center", bbox=box)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 + len(groups))
     return figure
 
 

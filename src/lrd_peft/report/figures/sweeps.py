@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from lrd_peft.report.style import DATASET_COLOURS, DATASET_MARKERS, GREY, datase
 def alpha_sensitivity(records: Sequence[Record]) -> Figure:
     """Draw accuracy against the distillation weight, a line a data set; see `sweep` for the intervals."""
     figure, axes = panels(1, width=4.6)
-    _lines(axes[0], _cells(records, "distill_alpha"))
+    _lines(axes[0], _cells(records, "distill_alpha"), beside=lambda alpha, place: alpha + 0.007 * place)
     axes[0].set_xlabel(field_label("distill_alpha"))
     legend_below(figure, axes[0], columns=4)
     return figure
@@ -34,7 +34,7 @@ def lora_rank_analysis(records: Sequence[Record]) -> Figure:
     """
     found = _cells(records, "lora_r")
     figure, axes = panels(3, width=2.7, share_y=False)
-    _lines(axes[0], found)
+    _lines(axes[0], found, beside=lambda rank, place: rank * 1.07**place)
     first = [cell for cell in found if cell.dataset == found[0].dataset]
     ranks = [cell.value for cell in first]
     trained = [next(iter(cell.costs.values())).trainable_parameters for cell in first]
@@ -45,7 +45,7 @@ def lora_rank_analysis(records: Sequence[Record]) -> Figure:
     timed = [(cell.value, time) for cell in first if (time := cell.training_seconds()) is not None]
     if timed:
         _errorbar(axes[2], [rank for rank, _ in timed], [time for _, time in timed], GREY, "o", None)
-    axes[2].set_ylim(bottom=0)
+        axes[2].set_ylim(0, 1.1 * max(time.high for _, time in timed))
     axes[2].set_title("training time, seconds")
     for panel in axes:
         panel.set_xscale("log", base=2)
@@ -106,11 +106,14 @@ def _cells(records: Sequence[Record], axis: str) -> list[Cell]:
     return found
 
 
-def _lines(panel: Axes, found: Sequence[Cell]) -> None:
-    for index, dataset in enumerate(dataset_order(found)):
+def _lines(panel: Axes, found: Sequence[Cell], *, beside: Callable[[float, float], float]) -> None:
+    """Draw a line a data set; `beside` moves a value by a place or so, for intervals to stand beside each other."""
+    datasets = dataset_order(found)
+    for index, dataset in enumerate(datasets):
         own = [cell for cell in found if cell.dataset == dataset]
         colour, marker = _dataset_look(index)
-        _errorbar(panel, [c.value for c in own], [c.accuracy for c in own], colour, marker, dataset_label(dataset))
+        at = [beside(cell.value, index - (len(datasets) - 1) / 2) for cell in own]
+        _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset))
     percent_axis(panel)
     panel.set_ylabel("accuracy")
 
@@ -132,6 +135,7 @@ def _errorbar(
         color=colour,
         marker=marker,
         linestyle="-" if line else "none",
+        elinewidth=0.9,
         label=label,
     )
 

@@ -11,7 +11,7 @@ from lrd_peft.records import Record
 from lrd_peft.report.cells import NothingToDraw, method_name
 from lrd_peft.report.estimates import Estimate, mean_estimate
 from lrd_peft.report.figures.canvas import legend_below, panels, styled
-from lrd_peft.report.style import in_order, method_style
+from lrd_peft.report.style import METHODS, in_order, method_style
 
 LOSSES = {"task": "task loss (nats a token)", "distill": "distillation loss", "loss": "total loss"}
 
@@ -40,10 +40,20 @@ def training_curves(records: Sequence[Record]) -> Figure:
             if name != loss:
                 continue
             style, steps, values = method_style(method), list(points), list(points.values())
-            panel.plot(steps, [value.mean for value in values], color=style.colour, label=style.label, linewidth=1.2)
+            # one marker in ten steps or so, not at the same steps for all
+            every = max(1, len(steps) // 8)
+            panel.plot(
+                steps,
+                [value.mean for value in values],
+                **style.look,
+                label=style.label,
+                linewidth=1.2,
+                markersize=3.5,
+                markevery=(list(METHODS).index(method) % every if method in METHODS else 0, every),
+            )
             if any(value.num_seeds > 1 for value in values):
                 low, high = [value.low for value in values], [value.high for value in values]
-                panel.fill_between(steps, low, high, color=style.colour, alpha=0.2, linewidth=0)
+                panel.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
         panel.set_title(LOSSES[loss])
         panel.set_xlabel("optimizer step")
         means = [value.mean for (_, name), points in lines.items() if name == loss for value in points.values()]

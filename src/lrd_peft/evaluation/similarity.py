@@ -12,24 +12,30 @@ from numpy.typing import NDArray
 from lrd_peft.errors import UserError
 
 Matrix = tuple[tuple[float | None, ...], ...]
+_MATRICES = ("cka", "cosine", "cka_untrained", "cosine_untrained")
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Teacher layers (rows) against student layers (columns); `similarity.json` beside a study's records.
+    """Teacher layers (rows) against student layers (columns): what `lrd inspect` writes into similarity.json.
 
     Attributes:
+        source: the student and the problems, in a few words.
         teacher_layers: layer indices of the rows.
         student_layers: layer indices of the columns.
-        cosine: mean cosine over positions; None where the widths differ.
         cka: linear CKA over positions; None where a layer does not vary.
+        cosine: mean cosine over positions; None where the widths differ and no projector maps one to the other.
+        cka_untrained, cosine_untrained: the same with the student before its training; None if it was not measured.
         num_positions: positions that both models' states were read at.
     """
 
+    source: str
     teacher_layers: tuple[int, ...]
     student_layers: tuple[int, ...]
-    cosine: Matrix
     cka: Matrix
+    cosine: Matrix
+    cka_untrained: Matrix | None
+    cosine_untrained: Matrix | None
     num_positions: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,15 +53,23 @@ class Similarity:
         if row.keys() != names:
             raise UserError(f"a similarity has the parts {', '.join(names)}; found {', '.join(sorted(row))}")
         teacher, student = tuple(row["teacher_layers"]), tuple(row["student_layers"])
-        matrices = {name: tuple(tuple(line) for line in row[name]) for name in ("cosine", "cka")}
+        matrices = {name: None if row[name] is None else tuple(tuple(line) for line in row[name]) for name in _MATRICES}
         for name, matrix in matrices.items():
-            if len(matrix) != len(teacher) or any(len(line) != len(student) for line in matrix):
+            if matrix is None and name.endswith("_untrained"):
+                continue
+            if matrix is None or len(matrix) != len(teacher) or any(len(line) != len(student) for line in matrix):
                 raise UserError(f"{name} must have {len(teacher)} rows of {len(student)}, as the layers named say")
-        return cls(teacher, student, matrices["cosine"], matrices["cka"], row["num_positions"])
+        return cls(
+            source=str(row["source"]),
+            teacher_layers=teacher,
+            student_layers=student,
+            num_positions=row["num_positions"],
+            **matrices,  # pyright: ignore[reportArgumentType]
+        )
 
 
-def compare_layers(teacher: Mapping[int, NDArray[Any]], student: Mapping[int, NDArray[Any]]) -> Similarity:
-    """Compare every teacher layer with every student layer.
+def cka_matrix(teacher: Mapping[int, NDArray[Any]], student: Mapping[int, NDArray[Any]]) -> Matrix:
+    """Return the linear CKA of every teacher layer (rows, rising) with every student layer (columns, rising).
 
     Args:
         teacher: layer index -> states, [positions, teacher width], in any float type.
@@ -67,22 +81,16 @@ def compare_layers(teacher: Mapping[int, NDArray[Any]], student: Mapping[int, ND
     counts = {len(states) for states in (*teacher.values(), *student.values())}
     if not teacher or not student or len(counts) != 1:
         raise UserError(f"layers can be compared at the same positions only; found {sorted(counts)} positions")
-    rows, columns = sorted(teacher), sorted(student)
-    return Similarity(
-        teacher_layers=tuple(rows),
-        student_layers=tuple(columns),
-        cosine=tuple(tuple(mean_cosine(teacher[t], student[s]) for s in columns) for t in rows),
-        cka=tuple(tuple(linear_cka(teacher[t], student[s]) for s in columns) for t in rows),
-        num_positions=counts.pop(),
-    )
+    rows, columns = ([_prepared(side[layer]) for layer in sorted(side)] for side in (teacher, student))
+    return tuple(tuple(_alignment(x, y) for y in columns) for x in rows)
 
 
 def linear_cka(first: NDArray[Any], second: NDArray[Any]) -> float | None:
     """Return the linear centred kernel alignment of two sets of states, in [0, 1].
 
     ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) with the columns of X and Y centred: Kornblith et al., "Similarity of neural
-    network representations revisited" (2019), section 3. Unchanged by rotations and by one scale for all units; widths
-    may differ.
+    network representations revisited" (arXiv 1905.00414), section 3. Unchanged by rotations and by one scale for all
+    units; widths may differ. Computed in float64.
 
     Args:
         first: [positions, width]. second: [positions, another width].
@@ -90,10 +98,7 @@ def linear_cka(first: NDArray[Any], second: NDArray[Any]) -> float | None:
     Returns:
         None where one of them does not vary over positions, for which it is not defined.
     """
-    x, y = _centred(first), _centred(second)
-    if x is None or y is None:
-        return None
-    return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+    return _alignment(_prepared(first), _prepared(second))
 
 
 def mean_cosine(first: NDArray[Any], second: NDArray[Any]) -> float | None:
@@ -111,12 +116,24 @@ def mean_cosine(first: NDArray[Any], second: NDArray[Any]) -> float | None:
     return float(np.mean(np.divide((x * y).sum(axis=1), lengths, out=np.zeros_like(lengths), where=lengths > 0)))
 
 
-def _centred(states: NDArray[Any]) -> NDArray[np.float64] | None:
-    """Return states less their mean over positions; None if only rounding errors are left."""
+def _prepared(states: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Return states less their mean over positions, at unit ||X'X||_F; None if only rounding errors are left.
+
+    Where there are more units than positions, they are first turned until that many hold everything: X'X changes, but
+    not its norm, nor that of any Y'X.
+    """
     states = states.astype(np.float64)
     centred = states - states.mean(axis=0)
     rounding = 8 * np.finfo(np.float64).eps * np.abs(states).max()
-    return centred if np.abs(centred).max() > rounding else None
+    if np.abs(centred).max() <= rounding:
+        return None
+    if centred.shape[1] > centred.shape[0]:
+        centred = np.asarray(np.linalg.qr(centred.T, mode="r")).T
+    return centred / np.sqrt(np.linalg.norm(centred.T @ centred))
+
+
+def _alignment(x: NDArray[np.float64] | None, y: NDArray[np.float64] | None) -> float | None:
+    return None if x is None or y is None else float(np.linalg.norm(y.T @ x) ** 2)
 
 
 def _lists(value: Any) -> Any:

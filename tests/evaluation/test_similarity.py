@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from lrd_peft.errors import UserError
-from lrd_peft.report.similarity import Similarity, compare_layers, linear_cka, mean_cosine
+from lrd_peft.evaluation.similarity import Similarity, cka_matrix, linear_cka, mean_cosine
 
 X = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 
@@ -48,19 +50,53 @@ def test_cosine_needs_equal_widths() -> None:
     assert mean_cosine(X, X[:, :1]) is None
 
 
-def test_layers_are_compared_each_with_each_and_survive_json() -> None:
-    found = compare_layers({8: X, 2: -X}, {1: X.astype(np.float32)})
-    assert (found.teacher_layers, found.student_layers, found.num_positions) == ((2, 8), (1,), 4)
-    assert found.cosine == ((pytest.approx(-1.0),), (pytest.approx(1.0),))
-    assert found.cka == ((pytest.approx(1.0),), (pytest.approx(1.0),))
-    assert Similarity.from_dict(found.to_dict()) == found
+def test_more_units_than_positions_change_nothing() -> None:
+    # the definition, in the form of kernels: <K, L> / (|K| |L|) with K = XX', L = YY'
+    draw = np.random.default_rng(1)
+    first, second = draw.normal(size=(9, 40)), draw.normal(size=(9, 25))
+    kernels = [c @ c.T for c in (first - first.mean(axis=0), second - second.mean(axis=0))]
+    expected = (kernels[0] * kernels[1]).sum() / (np.linalg.norm(kernels[0]) * np.linalg.norm(kernels[1]))
+    assert linear_cka(first, second) == pytest.approx(expected, abs=1e-12)
+    assert linear_cka(first, second[:, :3]) == pytest.approx(linear_cka(second[:, :3], first), abs=1e-12)
+
+
+def test_independent_states_are_hardly_alike() -> None:
+    draw = np.random.default_rng(2)
+    found = linear_cka(draw.normal(size=(4000, 8)), draw.normal(size=(4000, 8)))
+    assert found is not None and found < 0.01
+
+
+def test_every_layer_is_compared_with_every_layer() -> None:
+    half = X[:, :1]
+    found = cka_matrix({8: X, 2: -X}, {1: X.astype(np.float32), 0: half, 5: np.ones((4, 2))})
+    assert found == ((pytest.approx(0.5**0.5), pytest.approx(1.0), None),) * 2
+
+
+ROW = {
+    "source": "latent-lora, seed 0",
+    "teacher_layers": [0, 1],
+    "student_layers": [2],
+    "cka": [[0.5], [None]],
+    "cosine": [[None], [0.25]],
+    "cka_untrained": None,
+    "cosine_untrained": [[0.0], [0.125]],
+    "num_positions": 12,
+}
+
+
+def test_a_similarity_survives_json() -> None:
+    found = Similarity.from_dict(json.loads(json.dumps(ROW)))
+    assert found.cosine_untrained == ((0.0,), (0.125,))
+    assert found.to_dict() == ROW
 
 
 def test_other_positions_and_other_shapes_are_refused() -> None:
     with pytest.raises(UserError, match="same positions"):
-        compare_layers({1: X}, {1: X[:2]})
-    row = compare_layers({1: X}, {1: X}).to_dict()
-    with pytest.raises(UserError, match="must have 1 rows of 1"):
-        Similarity.from_dict(row | {"cka": [[1.0, 2.0]]})
+        cka_matrix({1: X}, {1: X[:2]})
+    with pytest.raises(UserError, match="same positions"):
+        cka_matrix({}, {1: X})
+    for name, value in (("cka", [[1.0, 2.0]]), ("cka", None), ("cosine_untrained", [[1.0]])):
+        with pytest.raises(UserError, match=f"{name} must have 2 rows of 1"):
+            Similarity.from_dict(ROW | {name: value})
     with pytest.raises(UserError, match="has the parts"):
         Similarity.from_dict({"cka": []})

@@ -1,0 +1,131 @@
+"""The formulas of the dry run against what torch counts: operations, saved activations, parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lrd_peft.curriculum import StageCollator, items
+from lrd_peft.data.collate import IGNORED
+from lrd_peft.data.generators import generate
+from lrd_peft.experiments.cost import (
+    H100,
+    Machine,
+    Pass,
+    activation_bytes,
+    batch_cost,
+    passes,
+    shape_of,
+    training_memory,
+    writing,
+)
+from lrd_peft.lora import create_lora_model
+from lrd_peft.model.models import StudentModel
+from lrd_peft.model.thinking import unwrap
+from lrd_peft.model.thinking_model import ThinkingOptions
+
+ROWS = 8
+
+
+def batch_of(model: StudentModel, stage: int) -> Any:
+    problems = list(generate("gsm-mini", split="train", num_problems=ROWS, seed=0))
+    rows = items(model.encoder.encode_many(problems))
+    return StageCollator(model, stage=stage, max_stage=4, thoughts_per_step=1)(rows)
+
+
+def tiny(name: str, *, lora: bool, attention: str) -> tuple[StudentModel, int]:
+    """Return a model to train and the parameters of its adapters."""
+    model = StudentModel(name, options=ThinkingOptions(num_thoughts=4), attn_implementation=attention)
+    if lora:
+        model = create_lora_model(model, r=16)
+    return model.train(), model.num_parameters(trainable=True) if lora else 0
+
+
+@pytest.mark.parametrize("stage", [0, 2, 4])
+@pytest.mark.parametrize(("name", "lora"), [("tiny-teacher", False), ("tiny-student", True)])
+def test_operations_of_training_are_those_that_torch_counts(name: str, lora: bool, stage: int) -> None:
+    # torch counts no operations of the CPU's fused attention, and all of eager attention's
+    model, adapters = tiny(name, lora=lora, attention="eager")
+    batch = batch_of(model, stage)
+    with FlopCounterMode(display=False) as counter:
+        model(**batch).loss_sum.backward()
+    num_labels = int(batch["labels"].ne(IGNORED).sum()) / ROWS
+    calls = passes(batch["question_ids"].shape[1], batch["num_thoughts"], batch["suffix_ids"].shape[1])
+    ours = batch_cost(
+        shape_of(unwrap(model.lm).config),
+        calls,
+        rows=ROWS,
+        labels=num_labels,
+        trained="lora" if lora else "all",
+        adapters=adapters,
+    )
+    assert ours.flops == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
+    model, _ = tiny("tiny-teacher", lora=False, attention="eager")
+    batch = batch_of(model, 4)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**batch, layers=[12], with_loss=False)
+    calls = passes(batch["question_ids"].shape[1], 4, batch["suffix_ids"].shape[1])
+    shape = shape_of(unwrap(model.lm).config)
+    ours = batch_cost(shape, calls, rows=ROWS, labels=0, trained="nothing")
+    assert ours.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("stage", [0, 4])
+@pytest.mark.parametrize(("name", "lora"), [("tiny-teacher", False), ("tiny-student", True)])
+def test_activations_are_those_that_autograd_keeps(name: str, lora: bool, stage: int) -> None:
+    model, _ = tiny(name, lora=lora, attention="sdpa")
+    batch = batch_of(model, stage)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that no other takes its place in memory
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(**batch)
+    assert output.loss_sum.requires_grad
+    calls = passes(batch["question_ids"].shape[1], batch["num_thoughts"], batch["suffix_ids"].shape[1])
+    shape = shape_of(unwrap(model.lm).config)
+    ours = activation_bytes(shape, calls, rows=ROWS, labels=0, item_bytes=4)
+    assert ours == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.1)
+
+
+def test_a_model_worked_out_by_hand() -> None:
+    model, _ = tiny("tiny-student", lora=False, attention="sdpa")
+    shape = shape_of(unwrap(model.lm).config)
+    # four of 72 x 72, gate, up and down of 72 x 192, in six blocks
+    assert shape.matrices == 6 * (4 * 72 * 72 + 3 * 72 * 192)
+    assert (shape.blocks, shape.width, shape.kv_width, shape.mlp_width) == (6, 72, 72, 192)
+    assert shape.parameters == model.num_parameters()
+
+
+def test_calls_of_the_thinking_loop() -> None:
+    assert passes(10, 0, 5) == [Pass(15, 15)]
+    assert passes(10, 3, 5) == [Pass(10, 10), Pass(1, 11), Pass(1, 12), Pass(6, 18)]
+    # the marker goes with the last slot; the first token needs no call of its own
+    assert writing(10, 2, 3, forced=4) == [Pass(10, 10), Pass(1, 11), Pass(5, 16), Pass(1, 17), Pass(1, 18)]
+
+
+def test_a_call_is_bound_by_arithmetic_or_by_memory() -> None:
+    machine = Machine("made", flops_per_second=100, bytes_per_second=10, memory_bytes=1, utilisation=0.5)
+    assert machine.seconds(1000, 10) == 20
+    assert machine.seconds(10, 1000) == 200
+    assert H100.utilisation < 1
+
+
+def test_memory_of_what_is_trained_and_what_is_not() -> None:
+    model, _ = tiny("tiny-student", lora=False, attention="sdpa")
+    shape = shape_of(unwrap(model.lm).config)
+    memory = training_memory(shape, trained="all", half=False, activations=7)
+    assert memory.total == 16 * shape.parameters + 7  # float32 weight, gradient, two moments
+    memory = training_memory(shape, trained="lora", adapters=100, half=True, activations=0)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (2 * shape.parameters + 600, 400, 800)

@@ -1,0 +1,46 @@
+"""Which process this is, by the launcher's environment alone, and what it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrd_peft import processes
+from lrd_peft.errors import UserError
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, *, rank: int, of: int) -> None:
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", of)):
+        monkeypatch.setenv(name, str(value))
+
+
+def test_a_command_started_by_hand_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as a scheduler may set it for its own purposes
+    monkeypatch.setenv("RANK", "3")
+    assert (processes.num_processes(), processes.rank(), processes.is_main()) == (1, 0, True)
+    assert list(processes.share([1, 2, 3])) == [1, 2, 3] == processes.gather([1, 2, 3])
+    assert processes.first_to_fail()
+
+
+def test_processes_share_every_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [[i, i + 1] for i in range(0, 14, 2)]
+    taken: list[list[int]] = []
+    for rank in range(3):
+        launched(monkeypatch, rank=rank, of=3)
+        assert processes.is_main() == (rank == 0)
+        taken += processes.share(batches)
+    assert sorted(taken) == batches
+
+
+def test_one_gpu_for_all_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, rank=0, of=2)
+    with pytest.raises(UserError, match=r'device is "cuda:1" for 2 processes.*give "cuda"'):
+        processes.join("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_weights_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, rank=0, of=2)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(UserError, match=f"asks for {name}, which shards the weights.*ddp.yaml"):
+        processes.join("cpu")
