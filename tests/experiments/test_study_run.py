@@ -204,7 +204,8 @@ def test_a_damaged_shared_store_is_made_again_by_the_cell_that_finds_it(whole: P
 def test_a_damaged_shared_teacher_is_trained_again_by_the_store_that_needs_it(whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy, symlinks=True)
-    [teacher], [store] = (list((copy / "out" / "shared").glob(f"{phase}-*")) for phase in ("teacher", "store"))
+    cell = copy / "out" / "small" / "cells" / CELLS[1]
+    teacher, store = ((cell / phase).resolve().parent for phase in ("teacher", "store"))
     states = {path.name: path.read_bytes() for path in store.glob("store/*")}
     shutil.rmtree(store)
     weights = teacher / "teacher" / "latent" / "model.safetensors"
