@@ -14,7 +14,7 @@ from lrd_peft.experiments.work import Lengths, Run, of_phases, student_activatio
 from lrd_peft.lora import lora_config
 from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import block_count, hidden_size, meta_model
-from lrd_peft.run_inputs import held_out, train_split
+from lrd_peft.run_inputs import held_out, quiet_libraries, train_split
 from lrd_peft.store import StoreSpec, estimate_bytes
 
 # Where the problems cannot be read: guesses at the tokens of a question and of its written steps, and the sizes of the
@@ -31,6 +31,7 @@ def dry_run(config: RunConfig) -> str:
 
     No weights are loaded and nothing is written.
     """
+    quiet_libraries()
     method = METHODS[config.method]
     student = student_config(config, published=True)
     teacher = None if config.needed_teacher == "none" else teacher_config(config, published=True)
