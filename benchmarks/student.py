@@ -16,7 +16,7 @@ from benchmarks.extraction import memory_disk
 from benchmarks.measure import Row, Settings, alternate, row
 from benchmarks.reference import distilling
 from benchmarks.work import LONGEST, make_lm, problems
-from lrd_peft.curriculum import items, row_at
+from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data.collate import Batch
 from lrd_peft.lora import create_lora_model
 from lrd_peft.model.loading import load_lm
@@ -55,9 +55,7 @@ class Pair:
 
     def _write_store(self) -> Store:
         encoded = items(self.teacher.encoder.encode_many(self.problems))
-        rows = [
-            row_at(item, stage=NUM_THOUGHTS, thoughts_per_step=1, model=self.teacher, last=True) for item in encoded
-        ]
+        rows = thinking_rows(encoded, num_thoughts=NUM_THOUGHTS, model=self.teacher)
         spec = StoreSpec(
             fingerprints={**self.teacher.fingerprints(), "data": "bench"},
             teacher_name=self.name,

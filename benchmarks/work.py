@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from lrd_peft.curriculum import items, row_at
+from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data.collate import Batch, Row, collate
 from lrd_peft.data.generators import generate
 from lrd_peft.data.problem import Problem
@@ -110,4 +110,4 @@ def problems(num_problems: int, *, split: str = "train") -> list[Problem]:
 def tiny_rows(model: TeacherModel, num_rows: int, *, num_thoughts: int = NUM_THOUGHTS) -> list[Row]:
     """Return rows of real problems for the embedded models."""
     encoded = items(model.encoder.encode_many(problems(num_rows)))
-    return [row_at(item, stage=num_thoughts, thoughts_per_step=1, model=model, last=True) for item in encoded]
+    return thinking_rows(encoded, num_thoughts=num_thoughts, model=model)

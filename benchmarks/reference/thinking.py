@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,25 +22,23 @@ def rerun(
     embed = lm.get_input_embeddings()
     inputs, mask = embed(question_ids), question_mask
     ones = torch.ones_like(mask[:, :1])
-    for _ in range(num_thoughts):
-        output = lm(
+
+    def run() -> Any:
+        positions = positions_of(mask)
+        return lm(
             inputs_embeds=inputs,
             attention_mask=mask,
-            position_ids=positions_of(mask),
+            position_ids=positions,
             output_hidden_states=True,
             use_cache=False,
         )
-        inputs = torch.cat([inputs, output.hidden_states[-1][:, -1:]], dim=1)
+
+    for _ in range(num_thoughts):
+        inputs = torch.cat([inputs, run().hidden_states[-1][:, -1:]], dim=1)
         mask = torch.cat([mask, ones], dim=1)
     inputs = torch.cat([inputs, embed(suffix_ids)], dim=1)
     mask = torch.cat([mask, ones.expand(-1, suffix_ids.shape[1])], dim=1)
-    output = lm(
-        inputs_embeds=inputs,
-        attention_mask=mask,
-        position_ids=positions_of(mask),
-        output_hidden_states=True,
-        use_cache=False,
-    )
+    output = run()
     return output.logits, output.hidden_states
 
 

@@ -50,6 +50,11 @@ def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingMod
     )
 
 
+def thinking_rows(items: Sequence[Item], *, num_thoughts: int, model: ThinkingModel) -> list[Row]:
+    """Return problems' rows where all steps are gone and so many thoughts stand in their place."""
+    return [row_at(item, stage=num_thoughts, thoughts_per_step=1, model=model, last=True) for item in items]
+
+
 @dataclass(frozen=True)
 class StageCollator:
     """Makes batches at one stage, some of them at another one.

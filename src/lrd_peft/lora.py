@@ -20,23 +20,23 @@ Model = TypeVar("Model", bound=ThinkingModel)
 
 
 def lora_config(
-    model: ThinkingModel,
+    lm: nn.Module,
     *,
     r: int = 16,
     lora_alpha: float = 32,
     lora_dropout: float = 0.0,
     target_modules: str | Sequence[str] = "all-linear",
+    new_token_ids: Sequence[int] = (),
 ) -> LoraConfig:
-    """Return PEFT's configuration for this model's architecture.
+    """Return PEFT's configuration for the architecture of a causal LM that has no adapters.
 
     Raises:
         UserError: if the rank is below 1, or a target module does not exist in the model.
     """
     if r < 1:
         raise UserError(f"lora_r is {r}; the rank must be at least 1")
-    inner = unwrap(model.lm)
-    check_targets(inner, target_modules)
-    conv1d = any(isinstance(module, Conv1D) for module in inner.modules())
+    check_targets(lm, target_modules)
+    conv1d = any(isinstance(module, Conv1D) for module in lm.modules())
     return LoraConfig(
         r=r,
         lora_alpha=lora_alpha,  # pyright: ignore[reportArgumentType]
@@ -45,7 +45,7 @@ def lora_config(
         fan_in_fan_out=conv1d,
         task_type="CAUSAL_LM",
         # New marker tokens would otherwise stay at their random embeddings.
-        trainable_token_indices=list(model.new_token_ids) or None,
+        trainable_token_indices=list(new_token_ids) or None,
     )
 
 
@@ -80,6 +80,14 @@ def create_lora_model(
     """
     if isinstance(student.lm, PeftModel):
         raise UserError("this model has LoRA adapters already; create_lora_model takes a model without")
-    config = lora_config(student, r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=target_modules)
-    student.lm = get_peft_model(unwrap(student.lm), config)
+    lm = unwrap(student.lm)
+    config = lora_config(
+        lm,
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=target_modules,
+        new_token_ids=student.new_token_ids,
+    )
+    student.lm = get_peft_model(lm, config)
     return student

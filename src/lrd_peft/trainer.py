@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lrd_peft.curriculum import Item, StageCollator, items, row_at
+from lrd_peft.curriculum import Item, StageCollator, items, thinking_rows
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.problem import Problem
 from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine, map_layers
@@ -307,7 +307,7 @@ def _fitting(model: ThinkingModel, problems: Sequence[Problem], *, whose: str) -
     encoded = items(model.encoder.encode_many(problems))
     limit = context_length(unwrap(model.lm).config)
     thoughts = model.options.num_thoughts
-    lengths = [row_at(item, stage=thoughts, thoughts_per_step=1, model=model, last=True).length for item in encoded]
+    lengths = [row.length for row in thinking_rows(encoded, num_thoughts=thoughts, model=model)]
     num_too_long = 0 if limit is None else sum(length > limit for length in lengths)
     if num_too_long:
         raise UserError(

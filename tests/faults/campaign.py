@@ -6,6 +6,7 @@ kill hits the work and not the imports.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -32,9 +33,8 @@ def prepare() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import lrd_peft.experiments.runner
-    import lrd_peft.experiments.verify
-    import lrd_peft.report.tables  # noqa: F401
+    for heavy in ("lrd_peft.experiments.runner", "lrd_peft.experiments.verify", "lrd_peft.report.tables"):
+        importlib.import_module(heavy)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -93,3 +93,8 @@ def collate(rows: Sequence[Row], *, pad_id: int) -> Batch:
         answer_start=torch.tensor([row.answer_start for row in rows]),
         num_thoughts=counts.pop(),
     )
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Return the batch with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}

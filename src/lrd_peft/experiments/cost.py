@@ -154,8 +154,13 @@ def batch_cost(
         total += Cost(flops, machine.seconds(flops, read))
     head = linear * 2 * shape.width * shape.vocabulary * rows * labels
     total += Cost(head, machine.seconds(head, 0))
-    updated = {"all": shape.parameters, "lora": adapters, "nothing": 0}[trained]
+    updated = updated_parameters(shape, trained=trained, adapters=adapters)
     return total + Cost(0, machine.seconds(0, OPTIMIZER_TRAFFIC * updated))
+
+
+def updated_parameters(shape: Shape, *, trained: Trained, adapters: int) -> int:
+    """Return how many parameters the optimizer changes."""
+    return {"all": shape.parameters, "lora": adapters, "nothing": 0}[trained]
 
 
 def activation_bytes(shape: Shape, calls: Sequence[Pass], *, rows: int, labels: float, item_bytes: int) -> float:
@@ -192,7 +197,7 @@ def training_memory(shape: Shape, *, trained: Trained, adapters: int = 0, half: 
     Args:
         half: the computation is in bfloat16 or float16; frozen weights are held in it.
     """
-    updated = {"all": shape.parameters, "lora": adapters, "nothing": 0}[trained]
+    updated = updated_parameters(shape, trained=trained, adapters=adapters)
     frozen = 0 if trained == "all" else shape.parameters
     weights = frozen * (2 if half else 4) + updated * (6 if half else 4)
     return Memory(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import PreTrainedConfig
-from transformers.pytorch_utils import Conv1D
 
 from lrd_peft.config import RunConfig, dump_yaml
 from lrd_peft.distillation import map_layers
 from lrd_peft.errors import UserError
-from lrd_peft.experiments.cost import H100, Cost, Memory, shape_of, training_memory
+from lrd_peft.experiments.cost import H100, Cost, Memory, shape_of, training_memory, updated_parameters
 from lrd_peft.experiments.preflight import student_config, teacher_config
 from lrd_peft.experiments.work import Lengths, Run, of_phases, student_activations, teacher_activations
+from lrd_peft.lora import lora_config
 from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import block_count, hidden_size, meta_model
-from lrd_peft.run_inputs import held_out, train_split
+from lrd_peft.run_inputs import held_out, quiet_libraries, train_split
 from lrd_peft.store import StoreSpec, estimate_bytes
 
 # Where the problems cannot be read: guesses at the tokens of a question and of its written steps, and the sizes of the
@@ -31,6 +31,7 @@ def dry_run(config: RunConfig) -> str:
 
     No weights are loaded and nothing is written.
     """
+    quiet_libraries()
     method = METHODS[config.method]
     student = student_config(config, published=True)
     teacher = None if config.needed_teacher == "none" else teacher_config(config, published=True)
@@ -50,7 +51,7 @@ def dry_run(config: RunConfig) -> str:
     if run.teacher is not None and teacher is not None:
         share = f" ({run.student.parameters / run.teacher.parameters:.1%} of the teacher's)"
         lines.append(f"teacher: {config.teacher}, {_size(teacher, run.teacher.parameters)}")
-    trained = {"all": run.student.parameters, "lora": run.student_adapters, "nothing": 0}[method.trains]
+    trained = updated_parameters(run.student, trained=method.trains, adapters=run.student_adapters)
     how = f" (LoRA r={config.lora_r})" if method.trains == "lora" else ""
     lines += [
         f"student: {config.student}, {_size(student, run.student.parameters)}{share}",
@@ -73,16 +74,8 @@ def _size(model: PreTrainedConfig, num_parameters: int) -> str:
 def _adapters(config: RunConfig, model: PreTrainedConfig) -> int:
     """Return how many parameters LoRA adds to a model."""
     meta = meta_model(model)
-    adapted = get_peft_model(
-        meta,
-        LoraConfig(
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            target_modules=config.lora_targets if isinstance(config.lora_targets, str) else list(config.lora_targets),
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in meta.modules()),
-            task_type="CAUSAL_LM",
-        ),
-    )
+    chosen = lora_config(meta, r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=config.lora_targets)
+    adapted = get_peft_model(meta, chosen)
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 

@@ -11,6 +11,7 @@ from transformers import set_seed
 
 from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.experiments.preflight import preflight
+from lrd_peft.methods import METHODS
 from lrd_peft.phases.distill import distill
 from lrd_peft.phases.evaluate import evaluate
 from lrd_peft.phases.extract import extract
@@ -107,7 +108,7 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
     if "student" in notes:
         curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
     # Of the method itself: a student is made, or the method is the teacher, or nothing was trained for it.
-    of = "student" if "student" in notes else "teacher" if config.method.startswith("teacher") else ""
+    of = "student" if "student" in notes else "teacher" if METHODS[config.method].needs != "nothing" else ""
     return Record(
         method=config.method,
         datasets=config.evaluated_datasets,

@@ -125,7 +125,7 @@ def tasks_of(cells: Sequence[Cell], folder: StudyFolder, *, keep_students: bool 
     for cell in cells:
         needs: dict[Phase, str] = {}
         for phase in SHARED:
-            if not _is_needed(phase, cell.config):
+            if phase not in cell.config.needed_phases:
                 continue
             name = f"{phase}-{cell.config.fingerprint(phase)}"
             tasks.setdefault(name, Task(name, phase, cell.config, folder, dict(needs)))
@@ -188,9 +188,3 @@ def _link(task: Task, run: RunFolder) -> None:
             link = run.root / part
             if not link.is_symlink():
                 link.symlink_to(os.path.relpath(task.folder.shared(name).root / part, run.root))
-
-
-def _is_needed(phase: Phase, config: RunConfig) -> bool:
-    """Return whether a configuration's method goes through a phase: whether that phase's own field counts for it."""
-    field = {"teacher": "teacher_learning_rate", "store": "store_dtype"}[phase]
-    return field in config.phase_fields(phase)

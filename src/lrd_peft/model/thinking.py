@@ -106,8 +106,15 @@ class _Sequence:
         self.next_position = torch.zeros_like(mask[:, 0])
         self.num_passes = 0
 
-    def finish(self, inputs: Tensor, mask: Tensor, *, padded: bool) -> dict[int, Tensor]:
-        """Run the pass after which nothing follows, for its kept states alone: no further than the deepest of them."""
+    def finish(
+        self, inputs: Tensor, mask: Tensor, *, padded: bool, states_only: bool
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run the pass after which nothing follows; for its kept states alone no further than the deepest of them.
+
+        Then no last hidden states come back: [B, 0, H].
+        """
+        if not states_only:
+            return self.extend(inputs, mask, padded=padded, keep=True)
         deepest = max(self.layers, default=0)
         with contextlib.ExitStack() as stack:
             outputs: list[Tensor] | None = None
@@ -115,7 +122,7 @@ class _Sequence:
                 with contextlib.suppress(UserError):  # an unusual architecture runs in full
                     outputs = stack.enter_context(shallow(self.inner, blocks=deepest))
             _, states = self.extend(inputs, mask, padded=padded, keep=True)
-        return states if outputs is None else {**states, deepest: outputs[0]}
+        return inputs[:, :0], states if outputs is None else {**states, deepest: outputs[0]}
 
     def extend(self, inputs: Tensor, mask: Tensor, *, padded: bool, keep: bool) -> tuple[Tensor, dict[int, Tensor]]:
         """Run one pass over new positions: inputs [B, P, H], mask [B, P] -> last hidden [B, P, H] and kept states."""
@@ -209,10 +216,7 @@ def think(
         assert slots.shape[1] == num_thoughts, f"{slots.shape[1]} forced thoughts for {num_thoughts} slots"
         inputs = torch.cat([question, slots, suffix], dim=1)
         mask = torch.cat([question_mask, slot_mask, suffix_mask], dim=1)
-        if states_only:
-            hidden, states = question[:, :0], sequence.finish(inputs, mask, padded=padded)
-        else:
-            hidden, states = sequence.extend(inputs, mask, padded=padded, keep=True)
+        hidden, states = sequence.finish(inputs, mask, padded=padded, states_only=states_only)
         if not keep_question:
             states = {layer: state[:, num_question:] for layer, state in states.items()}
         thoughts, last = slots, hidden[:, num_question - 1 :]
@@ -232,13 +236,9 @@ def think(
             thoughts = tail = _jacobi(sequence, project, hidden[:, -1:], slot_mask, jacobi_passes, padded)
         inputs = torch.cat([tail, suffix], dim=1)
         mask = torch.cat([slot_mask[:, : tail.shape[1]], suffix_mask], dim=1)
-        if states_only:
-            states = sequence.finish(inputs, mask, padded=padded)
-        else:
-            hidden, states = sequence.extend(inputs, mask, padded=padded, keep=True)
-            last_parts.append(hidden)
+        hidden, states = sequence.finish(inputs, mask, padded=padded, states_only=states_only)
         kept.append(states)
-        last = torch.cat(last_parts, dim=1)
+        last = torch.cat([*last_parts, hidden], dim=1)
         states = {layer: torch.cat([part[layer] for part in kept], dim=1) for layer in layers}
     if cache_out is not None:
         cache_out.append(sequence)

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 
 from lrd_peft.config import RunConfig
-from lrd_peft.curriculum import items, row_at
-from lrd_peft.data.collate import Row, collate
+from lrd_peft.curriculum import items, thinking_rows
+from lrd_peft.data.collate import Row, collate, to_device
 from lrd_peft.data.problem import Problem
 from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
@@ -67,10 +67,7 @@ def write_states(
             chosen = order[start : start + batch_size]
             if missing.isdisjoint(chosen):
                 continue
-            batch = {
-                key: value.to(teacher.device) if isinstance(value, torch.Tensor) else value
-                for key, value in collate([rows[i] for i in chosen], pad_id=pad).items()
-            }
+            batch = to_device(collate([rows[i] for i in chosen], pad_id=pad), teacher.device)
             output = teacher(**batch, layers=layers, positions=positions, with_loss=False)
             stacked = torch.stack([output.states[layer] for layer in layers], dim=1).cpu()
             valid = output.valid.cpu()
@@ -96,10 +93,7 @@ def extract(config: RunConfig, run: RunFolder) -> None:
     check_layers(teacher.lm, layers)
     encoded = training_problems(config, teacher).encoded
     problems = [row.problem for row in encoded]
-    rows = [
-        row_at(item, stage=config.num_thoughts, thoughts_per_step=1, model=teacher, last=True)
-        for item in items(encoded)
-    ]
+    rows = thinking_rows(items(encoded), num_thoughts=config.num_thoughts, model=teacher)
     spec = StoreSpec(
         fingerprints={**teacher.fingerprints(), "data": data_fingerprint(problems)},
         teacher_name=teacher.name,

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from transformers import set_seed
 
 from lrd_peft.config import RunConfig, load_config
-from lrd_peft.curriculum import items, row_at
+from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data import Problem
-from lrd_peft.data.collate import Row, collate
+from lrd_peft.data.collate import Row, collate, to_device
 from lrd_peft.data.encoding import MARKER
 from lrd_peft.data.problem import LETTERS
 from lrd_peft.errors import UserError
@@ -31,6 +31,7 @@ from lrd_peft.model.facts import context_length
 from lrd_peft.model.models import StudentModel, TeacherModel, write
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.processes import device_of
 from lrd_peft.progress import Progress
 from lrd_peft.records import write_json_atomic
 from lrd_peft.run_folder import RunFolder
@@ -175,18 +176,15 @@ def thinking_states(
     layers, pad = range(model.num_blocks + 1), model.tokenizer.pad_token_id
     assert isinstance(pad, int)
     rows: list[Row] = []
-    for item in items(model.encoder.encode_many(problems)):
-        row = row_at(item, stage=config.num_thoughts, thoughts_per_step=1, model=model, last=True)
+    encoded = items(model.encoder.encode_many(problems))
+    for row in thinking_rows(encoded, num_thoughts=config.num_thoughts, model=model):
         row = replace(row, suffix=row.suffix[: row.answer_start])
         if context is None or row.length <= context:
             rows.append(row)
     parts: dict[int, list[NDArray[np.float32]]] = {layer: [] for layer in layers}
     with Progress(label, total=len(rows), unit="problems") as progress:
         for begin in range(0, len(rows), config.eval_batch_size):
-            batch = {
-                key: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for key, value in collate(rows[begin : begin + config.eval_batch_size], pad_id=pad).items()
-            }
+            batch = to_device(collate(rows[begin : begin + config.eval_batch_size], pad_id=pad), model.device)
             output = model(**batch, layers=layers, positions="thoughts+answer", with_loss=False)
             for layer in layers:
                 parts[layer].append(output.states[layer].float().cpu().numpy())
@@ -268,8 +266,7 @@ def _source(config: RunConfig, problems: Sequence[tuple[str, Problem]]) -> str:
 
 
 def _on_device(config: RunConfig, model: Model) -> Model:
-    model.eval()
-    return model if config.device is None else model.to(config.device)
+    return model.eval().to(device_of(config.device))
 
 
 def _chosen(states: States, indices: Sequence[int], wanted: Sequence[int]) -> States:

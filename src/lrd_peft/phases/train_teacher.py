@@ -76,15 +76,19 @@ def train_teacher(config: RunConfig, run: RunFolder) -> None:
     for line in data.report:
         print(line)
     encoded = items(data.encoded)
+    validation: list[Problem] = []
+    if config.num_validation_problems:
+        for name in config.dataset_parts:
+            validation += held_out(config, name, split="validation", limit=config.num_validation_problems)
     if done and done[0] != plan[0]:
         # The teacher with written steps was lost and those with thoughts were not.
-        _run_stage(config, run, _teacher(config, run, None), plan[0], encoded, history=[])
+        _run_stage(config, run, _teacher(config, run, None), plan[0], encoded, validation, history=[])
     history: list[dict[str, Any]] = []
     if done:
         print(f"teacher: stage {done[-1].number} is finished, going on")
         history = on_main(read_description, run.teacher / done[-1].folder)["history"]
     for stage in plan[plan.index(done[-1]) + 1 if done else 0 :]:
-        history = _run_stage(config, run, teacher, stage, encoded, history=history)
+        history = _run_stage(config, run, teacher, stage, encoded, validation, history=history)
     run.finish(
         "teacher",
         config,
@@ -121,14 +125,11 @@ def _run_stage(
     teacher: TeacherModel,
     stage: Stage,
     encoded: list[Item],
+    validation: list[Problem],
     *,
     history: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Train, validate and save one stage; return the history with its note."""
-    validation: list[Problem] = []
-    if config.num_validation_problems:
-        for name in config.dataset_parts:
-            validation += held_out(config, name, split="validation", limit=config.num_validation_problems)
     began = time.perf_counter()
     teacher.options = replace(teacher.options, num_thoughts=stage.number * config.thoughts_per_step)
     note: dict[str, Any] = {"stage": stage.number, "epochs": stage.epochs, "curve": []}
