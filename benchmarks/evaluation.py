@@ -15,7 +15,7 @@ FORCED = (5, 6, 7)
 BATCH_SIZE = 64
 # work -> problems, tokens at most, problems that the reference solves, evenly spread in length (its time is multiplied)
 SIZES = {"gpt2-256x4-50k": (32, 16, 2), "tiny": (256, 16, 16)}
-LARGE = {"llama-256x4-50k": (32, 16, 2), "gpt2-124m": (8, 8, 1)}
+LARGE = {"llama-256x4-50k": (32, 16, 2), "gpt2-124m": (16, 8, 1)}
 QUICK = {"gpt2-256x4-50k": (16, 8, 2), "tiny": (128, 16, 8)}
 
 

@@ -109,6 +109,17 @@ def test_a_second_call_runs_nothing_and_the_dry_run_says_so(whole: Path) -> None
     assert {path: path.read_bytes() for path in (whole / "out").rglob("*.log")} == logs
 
 
+def test_a_cell_that_another_study_has_is_taken_over(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out", symlinks=True)
+    other = "{title: Other, recipe: recipe.yaml, axes: {normalize: [variance, none]}, seeds: [0]}"
+    finish(study(tmp_path, "other.yaml", other, "--distill_alpha", "0.5"))
+    place = tmp_path / "out" / "other"
+    taken = (place / "records" / "normalize=variance--seed0.json").read_bytes()
+    assert taken == (tmp_path / "out" / "small" / "records" / f"{CELLS[1]}.json").read_bytes()
+    assert not (place / "cells" / "normalize=variance--seed0").exists()
+    assert (place / "cells" / "normalize=none--seed0").exists()
+
+
 def test_records_of_another_configuration_are_refused(whole: Path) -> None:
     process = study(whole, "small.yaml", SMALL, "--lora_r", "2")
     output, _ = process.communicate(timeout=150)

@@ -3,7 +3,7 @@
 ROOT/shared/teacher-FINGERPRINT   phase 1 of all cells that agree on its fields, made once
 ROOT/shared/store-FINGERPRINT     phase 2, the same
 ROOT/NAME/cells/CELL--seedK       run folder; its teacher/ and store/ are links to the shared ones
-ROOT/NAME/records/CELL--seedK.json    there when the cell is done
+ROOT/NAME/records/CELL--seedK.json    there when the cell is done; taken over from another study that has the same cell
 ROOT/NAME/study.json              what the records are about
 ROOT/*/logs, ROOT/*/locks         what each task printed; who works on it
 
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.errors import UserError
 from lrd_peft.experiments.studies import Cell
-from lrd_peft.records import read_record, write_record
+from lrd_peft.records import Record, portable, read_record, write_record
 from lrd_peft.run_folder import RunFolder
 
 SHARED: tuple[Phase, ...] = ("teacher", "store")
@@ -169,6 +170,10 @@ def _work(task: Task) -> None:
             _link(task, run)
             run_phases(task.config, (*task.needs, task.kind), held=run)
         return
+    if not task.keep_student and (record := _same_run(task)) is not None:
+        task.record.parent.mkdir(parents=True, exist_ok=True)
+        write_record(task.record, record)
+        return
     preflight(task.config)
     with RunFolder.claim(task.config) as run:
         _link(task, run)
@@ -179,6 +184,23 @@ def _work(task: Task) -> None:
             run.discard_student()
     task.record.parent.mkdir(parents=True, exist_ok=True)
     write_record(task.record, record)
+
+
+def _same_run(task: Task) -> Record | None:
+    """Return the record that another study beside this one has of a cell's very configuration, or None."""
+    wanted = portable(task.config.result_fields())
+    for path in sorted(task.folder.root.glob("*/records/*.json")):
+        record = read_record(path)
+        if record.seed != task.config.seed:
+            continue
+        try:
+            found = RunConfig.model_validate(record.config)
+        except ValidationError:  # of another version
+            continue
+        if portable(found.result_fields()) == wanted:
+            print(f"taken over from {path}: the same configuration")
+            return record
+    return None
 
 
 def _link(task: Task, run: RunFolder) -> None:
