@@ -48,7 +48,8 @@ class Costs:
 
     Attributes:
         wall_seconds: by phase.
-        peak_memory_bytes: of the process that wrote the record; None where it is not known.
+        peak_memory_bytes: of the processes that trained what the method makes and that evaluated it, the larger; None
+            where one is not known.
         trainable_parameters: numbers that the method trains.
         total_parameters: all numbers of the model it makes.
     """

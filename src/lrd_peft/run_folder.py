@@ -45,6 +45,7 @@ from lrd_peft.config import PHASES, Phase, RunConfig, differences, dump_yaml, lo
 from lrd_peft.errors import UserError
 from lrd_peft.files import lock_folder, sync_parent, sync_path
 from lrd_peft.processes import is_main, on_main
+from lrd_peft.records import peak_memory_bytes
 from lrd_peft.store import Store
 
 COMMANDS: dict[Phase, str] = {
@@ -237,6 +238,7 @@ class RunFolder:
             "made_from": self.inputs(phase, config),
             "made": self._digests(_MAKES[phase]),
             "files": files,
+            "peak_memory_bytes": peak_memory_bytes(),
             **note,
         }
         write_sealed((self.root / f"{phase}.done.json").resolve(), body)  # a link stays one

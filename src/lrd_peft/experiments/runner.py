@@ -17,7 +17,7 @@ from lrd_peft.phases.evaluate import evaluate
 from lrd_peft.phases.extract import extract
 from lrd_peft.phases.train_teacher import train_teacher
 from lrd_peft.processes import is_main, join, num_processes, on_main, wait
-from lrd_peft.records import Costs, Record, environment, peak_memory_bytes, write_record
+from lrd_peft.records import Costs, Record, environment, write_record
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import quiet_libraries
 
@@ -109,6 +109,7 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
         curves += [{"phase": "student", **row} for row in _thin(notes["student"]["curve"])]
     # Of the method itself: a student is made, or the method is the teacher, or nothing was trained for it.
     of = "student" if "student" in notes else "teacher" if METHODS[config.method].needs != "nothing" else ""
+    peaks: list[Any] = [notes[phase].get("peak_memory_bytes") for phase in (of or "evaluation", "evaluation")]
     return Record(
         method=config.method,
         datasets=config.evaluated_datasets,
@@ -118,7 +119,7 @@ def make_record(config: RunConfig, run: RunFolder) -> Record:
         metrics={name: table[name] for name in config.evaluated_datasets},
         costs=Costs(
             wall_seconds={phase: notes[phase]["wall_seconds"] if phase in notes else 0.0 for phase in PHASES},
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=None if None in peaks else max(peaks),
             trainable_parameters=notes[of]["trainable_parameters"] if of else 0,
             total_parameters=table[config.evaluated_datasets[0]][config.method]["total_parameters"],
         ),

@@ -24,7 +24,7 @@ def efficiency_pareto(records: Sequence[Record]) -> Figure:
 
     A panel a data set. The area of a bubble stands for the parameters that the method trained; a marker without one
     trained nothing or left no costs. The line is the Pareto front: no other method is as accurate in less time. Bars
-    are the interval of `share_estimate` upwards, Student's t over seeds sideways.
+    are the interval of `share_estimate` upwards, Student's t over seeds sideways, cut at the panel's edge.
 
     Raises:
         NothingToDraw: if no record holds a measured method.
@@ -82,7 +82,10 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
     panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.margins(x=0.12)
+    means = [time.mean for _, time in points]
+    panel.set_xlim(min(means) / 1.7, max(means) * 1.7)
+    if max(means) > 30 * min(means):
+        panel.xaxis.set_major_locator(LogLocator())
     sizes = sorted({size for cell, _ in points if (size := _trained(cell))})
     if sizes and explained:
         shown = dict.fromkeys((sizes[0], sizes[-1]))
@@ -95,7 +98,7 @@ def _bubbles(panel: Axes, points: Sequence[tuple[Cell, Estimate]], *, largest: i
         panel.legend(
             keys,
             [f"{short_count(size)} trained" for size in shown],
-            loc="lower right",
+            loc="best",
             labelspacing=1.2,
             frameon=True,
             edgecolor="none",
