@@ -12,6 +12,7 @@ directly: accelerate has its FSDP on GPUs alone, and a model that can be tried n
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, TypeVar
 
 import torch
@@ -29,15 +30,20 @@ Model = TypeVar("Model", bound=ThinkingModel)
 
 
 def shard(model: Model, device: torch.device, *, half: bool) -> Model:
-    """Return a copy of a model that is spread over the processes; the model itself moves to the CPU.
+    """Return a copy of a model that is spread over the processes; the model itself gives up what is trained.
 
-    All processes must hold the same weights.
+    All processes must hold the same weights. `put_together` makes the model whole again.
 
     Args:
         device: where this process computes.
         half: gather weights in bfloat16; gradients are still added up, and weights changed, in float32.
     """
-    copied = copy.deepcopy(model.to("cpu"))
+    # A pass over no padded row returns views, which nothing changes in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
+    model.to("cpu")
+    memory: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
+    copied = copy.deepcopy(model, memory)  # the same storages: no moment with two models in memory
+    del memory
     mesh = init_device_mesh(device.type, (num_processes(),))
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if half:
@@ -48,6 +54,9 @@ def shard(model: Model, device: torch.device, *, half: bool) -> Model:
         fully_shard(block, **options)
     sharded: Any = fully_shard(copied, **{**options, "reshard_after_forward": False})
     sharded.set_reshard_after_backward(not keeps_gathered())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.new_empty(0)
     return sharded
 
 
@@ -77,12 +86,11 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def put_together(sharded: nn.Module, model: nn.Module) -> None:
-    """Copy what was trained in the shards back into the whole model that they were made of."""
-    with torch.no_grad():
-        for (name, part), (own_name, own) in zip(sharded.named_parameters(), model.named_parameters(), strict=True):
-            assert name == own_name
-            if own.requires_grad:
-                own.copy_(whole(part))
+    """Give a model that `shard` spread what was trained of it, whole, in every process."""
+    for (name, part), (own_name, own) in zip(sharded.named_parameters(), model.named_parameters(), strict=True):
+        assert name == own_name
+        if own.requires_grad:
+            own.data = whole(part.detach())
 
 
 def whole_optimizer_state(optimizer: Any) -> dict[str, Any]:
