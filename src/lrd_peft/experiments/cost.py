@@ -199,8 +199,8 @@ def training_memory(
     Args:
         half: the computation is in bfloat16 or float16; frozen weights are held in it.
         spread_over: so many processes that each hold a share of weights, gradients and optimizer (FSDP). Beside it
-            each has all weights as it computes with them (gathered once a step), and all their gradients: those of
-            every call are added up before the first is whole.
+            each has all weights as it computes with them, gathered once a step, and all gradients as it computes
+            them: a weight is used by every call, and its gradient is whole after the backward pass of the first call.
     """
     updated = updated_parameters(shape, trained=trained, adapters=adapters)
     frozen = 0 if trained == "all" else shape.parameters
