@@ -38,9 +38,24 @@ def test_one_gpu_for_all_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -
         processes.join("cuda:1")
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_sharded_weights_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"asks for DeepSpeed.*fsdp\.yaml"),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"fsdp_version 1; give 2"),
+        ({"ACCELERATE_USE_FSDP": "1", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        (
+            {"ACCELERATE_USE_FSDP": "1", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "fsdp_activation_checkpointing, which",
+        ),
+    ],
+)
+def test_what_the_launcher_asks_for_and_is_not_done_is_refused(
+    asked: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launched(monkeypatch, rank=0, of=2)
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(UserError, match=f"asks for {name}, which shards the weights.*ddp.yaml"):
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
         processes.join("cpu")
+    assert not processes.is_sharded()

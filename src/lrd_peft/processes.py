@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
+# What `accelerate launch` asks of FSDP: set when the processes join.
+_sharding: dict[str, bool] = {"asked": False, "keeps_gathered": False}
+
 
 def num_processes() -> int:
     """Return how many processes work on this command together."""
@@ -56,19 +59,19 @@ def join(device: str | None) -> None:
 
     Raises:
         UserError: if the device names one GPU for all, the processes cannot work together there, or the launcher asks
-            for weights that are spread over them (FSDP, DeepSpeed).
+            for DeepSpeed, or for something of FSDP that is not done.
     """
     if num_processes() == 1:
         return
     if device is not None and ":" in device:
         kind = device.partition(":")[0]
         raise UserError(f'device is "{device}" for {num_processes()} processes; each takes its own: give "{kind}"')
-    for name in ("FSDP", "DEEPSPEED"):  # set by accelerate launch
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
-            raise UserError(
-                f"the launcher asks for {name}, which shards the weights; the phases need whole ones. Launch with "
-                "configs/accelerate/ddp.yaml, and where a model does not fit, train it with LoRA or QLoRA"
-            )
+    if _is_on("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "the launcher asks for DeepSpeed; a teacher whose optimizer does not fit one GPU is trained with "
+            "configs/accelerate/fsdp.yaml, or with LoRA or QLoRA"
+        )
+    _take_up_sharding()
     from accelerate import PartialState
 
     joined = PartialState(cpu=on_cpu(device)).num_processes
@@ -77,6 +80,38 @@ def join(device: str | None) -> None:
             f"{num_processes()} processes were started, but they cannot work together on this device; "
             "give --device cpu, or start one process"
         )
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1")
+
+
+def _take_up_sharding() -> None:
+    """Note that weights are to be spread over the processes in training, and keep accelerate from doing it."""
+    if not _is_on("ACCELERATE_USE_FSDP"):
+        return
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise UserError(
+            f"the launcher asks for FSDP with fsdp_version {version}; give 2, as configs/accelerate/fsdp.yaml"
+        )
+    for name in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
+        if _is_on(name):
+            # A checkpointed block that runs again would add its keys and values to the cache again.
+            raise UserError(f"the launcher asks for {name.lower()}, which does not go with thoughts; set it to false")
+    _sharding["asked"] = True
+    _sharding["keeps_gathered"] = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "").lower() in ("false", "0")
+    del os.environ["ACCELERATE_USE_FSDP"]  # read again by every Accelerator
+
+
+def is_sharded() -> bool:
+    """Whether weights are spread over the processes while they are trained (FSDP)."""
+    return _sharding["asked"]
+
+
+def keeps_gathered() -> bool:
+    """Whether gathered weights stay in memory until a training step has ended."""
+    return _sharding["keeps_gathered"]
 
 
 def device_of(name: str | None) -> torch.device:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from lrd_peft.checkpoints import last_checkpoint, mark_complete, read_marker
 from lrd_peft.curriculum import Item, StageCollator
@@ -29,9 +29,19 @@ from lrd_peft.errors import UserError
 from lrd_peft.interrupt import signal_asked, take_up, until_safe
 from lrd_peft.model.saving import write_errors
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.processes import gather, highest, num_processes, rank
+from lrd_peft.processes import gather, highest, is_sharded, num_processes, rank
 from lrd_peft.progress import Progress
 from lrd_peft.sampling import LengthBucketSampler, ProcessBatches, StepSampler, Taken, problems_per_step
+from lrd_peft.sharding import (
+    like,
+    load_whole_optimizer_state,
+    own_part,
+    put_together,
+    release,
+    shard,
+    whole,
+    whole_optimizer_state,
+)
 
 _WEIGHTS = "model.safetensors"
 
@@ -178,6 +188,7 @@ class ThinkingTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
+        release(self.model)
         # On an accelerator this would wait for the device at each micro-batch; there the sums are checked at each log.
         if loss.device.type == "cpu":
             self._check_finite(loss)
@@ -201,7 +212,9 @@ class ThinkingTrainer(Trainer):
     def _check_weights(self) -> None:
         """Stop before weights are kept that a last bad gradient has spoilt after a finite loss."""
         model = self.accelerator.unwrap_model(self.model)
-        bad = [name for name, value in trainable_state(model).items() if not bool(torch.isfinite(value).all())]
+        state = trainable_state(model)
+        # Of shards each process sees its own; all stop, or none.
+        bad = gather([name for name, value in state.items() if not bool(torch.isfinite(own_part(value)).all())])
         if bad:
             self._stop(f"{bad[0]} holds NaN or Inf after step {self.state.global_step}")
 
@@ -217,7 +230,12 @@ class ThinkingTrainer(Trainer):
         if isinstance(resume_from_checkpoint, str) and self._has_ended(resume_from_checkpoint):
             self.accelerator.wait_for_everyone()  # all have read the checkpoint before one removes it
             return None
+        model = self.model
         with until_safe():
+            if is_sharded():
+                assert isinstance(model, ThinkingModel)
+                self.model = self.model_wrapped = shard(model, self.args.device, half=self.args.bf16)
+                self.is_distributed_loading_by_transformers = True  # nothing more is to be wrapped around it
             try:
                 result = super().train(resume_from_checkpoint, *args, **kwargs)
             except pickle.UnpicklingError as error:
@@ -226,6 +244,12 @@ class ThinkingTrainer(Trainer):
                     "it is none of ours; delete that folder"
                 ) from error
             self._check_weights()
+            if self.is_distributed_loading_by_transformers:
+                put_together(self.model, model)
+                self.model = self.callback_handler.model = model.to(self.args.device)
+                self.optimizer = self.callback_handler.optimizer = None
+                self.lr_scheduler = self.callback_handler.lr_scheduler = None
+                self.is_distributed_loading_by_transformers = False
             if self.args.world_size > 1:
                 # DDP's hooks stay on the parameters as long as it lives: the next training must not meet them.
                 self.model_wrapped = self.model
@@ -282,6 +306,7 @@ class ThinkingTrainer(Trainer):
         with torch.no_grad():
             prepared: Any = self._prepare_inputs(inputs)
             output = model(**prepared)
+        release(self.model)
         return output.loss_sum / output.num_labels, None, None
 
     def curve(self) -> list[dict[str, Any]]:
@@ -294,11 +319,32 @@ class ThinkingTrainer(Trainer):
                 rows.append(chosen)
         return rows
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model)
-        save_file(trainable_state(model), folder / _WEIGHTS)
+        state = {name: whole(value) for name, value in trainable_state(self.model).items()}
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, folder / _WEIGHTS)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded():
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_optimizer_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True, mmap=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_whole_optimizer_state(self.optimizer, state)
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._check_weights()
@@ -327,7 +373,7 @@ class ThinkingTrainer(Trainer):
             raise UserError(f"{resume_from_checkpoint} was made by another training: its tensors have other names")
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(state[name])
+                parameter.copy_(like(state[name], parameter))
         self._resumed = resume_from_checkpoint
 
 

@@ -129,3 +129,13 @@ def test_memory_of_what_is_trained_and_what_is_not() -> None:
     assert memory.total == 16 * shape.parameters + 7  # float32 weight, gradient, two moments
     memory = training_memory(shape, trained="lora", adapters=100, half=True, activations=0)
     assert (memory.weights, memory.gradients, memory.optimizer) == (2 * shape.parameters + 600, 400, 800)
+
+
+def test_memory_of_a_training_that_is_spread() -> None:
+    model, _ = tiny("tiny-student", lora=False, attention="sdpa")
+    shape = shape_of(unwrap(model.lm).config)
+    memory = training_memory(shape, trained="all", half=True, activations=7, spread_over=4)
+    # a quarter of float32 weights, gradients and moments; beside it weights and gradients as they are computed with
+    assert memory.total == (4 + 2 + 2) * shape.parameters + 7
+    memory = training_memory(shape, trained="lora", adapters=100, half=True, activations=0, spread_over=2)
+    assert memory.weights == 2 * shape.parameters * 1.5 + 200 + 200

@@ -60,4 +60,4 @@ def test_hours_and_memory_follow_the_method(root: Path) -> None:
     printed = dry_run(load_config([*recipe, "--method", "direct"])).split("\n")
     rows = [line.split()[0] for line in printed[printed.index("") :] if line[:1].islower()]
     # no teacher, no store: neither in the table of hours nor in that of memory
-    assert rows[-5:] == ["phase", "student", "evaluation", "all", "student"]
+    assert rows[-6:] == ["phase", "student", "evaluation", "all", "student", "student,"]

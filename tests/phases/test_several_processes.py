@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.checksums import read_sealed
@@ -34,6 +36,7 @@ FLAGS = (
     *("--logging_steps", "2", "--save_steps", "3", "--num_threads", "1", "--device", "cpu"),
 )
 ALONE = (*FLAGS, "--teacher_batch_size", "8", "--batch_size", "8")
+WEIGHTS = ("teacher/cot/model.safetensors", "teacher/latent/model.safetensors", "student/adapter_model.safetensors")
 HALVES = (*FLAGS, "--teacher_batch_size", "4", "--batch_size", "4")
 
 
@@ -60,9 +63,15 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
     return start(*launcher, "-m", "lrd_peft.cli", *arguments)
 
 
-def by_hand(*arguments: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
+def accelerate(configuration: str, *arguments: str) -> subprocess.Popen[str]:
+    launcher = ("--config_file", str(ROOT / "configs" / "accelerate" / configuration), "--num_processes", "2")
+    port = ("--main_process_port", free_port())
+    return start("accelerate.commands.launch", *launcher, *port, "-m", "lrd_peft.cli", *arguments)
+
+
+def by_hand(*arguments: str, second: tuple[str, ...] = (), **environment: str) -> list[subprocess.Popen[str]]:
     """Start the two processes without a launcher that would end one for the other; `second` has more flags."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", **environment}
     return [
         start("lrd_peft.cli", *arguments, *more, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
         for rank, more in enumerate(((), second))
@@ -87,8 +96,18 @@ def two(folder: Path) -> Path:
     return folder / "two"
 
 
-def test_losses_are_those_of_one_process_with_batches_twice_as_large(one: Path, two: Path) -> None:
-    alone, together = read_record(one / "record.json"), read_record(two / "record.json")
+@pytest.fixture(scope="module")
+def spread(folder: Path) -> Path:
+    """The same with weights, gradients and optimizer spread over the two (FSDP)."""
+    finish(accelerate("fsdp.yaml", "run", *HALVES, "--output_dir", str(folder / "spread")))
+    return folder / "spread"
+
+
+@pytest.mark.parametrize("how", ["two", "spread"])
+def test_losses_are_those_of_one_process_with_batches_twice_as_large(
+    one: Path, how: str, request: pytest.FixtureRequest
+) -> None:
+    alone, together = (read_record(run / "record.json") for run in (one, request.getfixturevalue(how)))
     assert together.environment["num_processes"] == 2
     trained = [[row for row in record.curves if "loss" in row] for record in (alone, together)]
     assert [row.pop("phase") for row in trained[0]] == [row.pop("phase") for row in trained[1]]
@@ -100,16 +119,46 @@ def test_losses_are_those_of_one_process_with_batches_twice_as_large(one: Path, 
     assert validated[0] == validated[1]
 
 
+@pytest.mark.parametrize("how", ["two", "spread"])
+def test_weights_are_those_of_one_process(one: Path, how: str, request: pytest.FixtureRequest) -> None:
+    for name in WEIGHTS:
+        ours, theirs = (load_file(run / name) for run in (one, request.getfixturevalue(how)))
+        assert ours.keys() == theirs.keys()
+        for tensor in ours:
+            torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["teacher-2", "student"])
+def test_spread_and_killed_and_started_again_ends_as_if_undisturbed(spread: Path, folder: Path, place: str) -> None:
+    """The weights are gathered for each call here, and once a step in the other run: that changes no bit."""
+    run = folder / f"spread-killed-{place}"
+    if place == "student":
+        for name in ("teacher", "store"):
+            shutil.copytree(spread / name, run / name)
+            shutil.copy(spread / f"{name}.done.json", run)
+    arguments = ("distill" if place == "student" else "train-teacher", *HALVES, "--output_dir", str(run))
+    asked = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    processes = by_hand(*arguments, **asked)
+    while not list(run.glob(f"checkpoints/{place}/checkpoint-3/complete.json")):
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert not list(run.glob(f"checkpoints/{place}/checkpoint-3/*fsdp*"))
+    for process in by_hand(*arguments, **asked):
+        finish(process)
+    made = [name for name in WEIGHTS if name.startswith(place.partition("-")[0])]
+    assert made and all((run / name).read_bytes() == (spread / name).read_bytes() for name in made)
+
+
 def test_store_and_answers_are_those_of_one_process(one: Path, folder: Path) -> None:
     again = folder / "again"
     shutil.copytree(one, again)
     for name in ("store", "evaluation"):
         shutil.rmtree(again / name)
         (again / f"{name}.done.json").unlink()
-    launcher = ("--config_file", str(ROOT / "configs" / "accelerate" / "ddp.yaml"), "--num_processes", "2", "--cpu")
-    port = ("--main_process_port", free_port())
-    arguments = ("-m", "lrd_peft.cli", "run", *ALONE, "--output_dir", str(again))
-    output = finish(start("accelerate.commands.launch", *launcher, *port, *arguments))
+    output = finish(accelerate("ddp.yaml", "run", *ALONE, "--output_dir", str(again)))
     assert "teacher: finished, skipped" in output and "student: finished, skipped" in output
     assert contents(again / "store") == contents(one / "store")
     assert len(Store.open(again / "store").shard_ranges) == 9

@@ -191,17 +191,30 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def training_memory(shape: Shape, *, trained: Trained, adapters: int = 0, half: bool, activations: float) -> Memory:
+def training_memory(
+    shape: Shape, *, trained: Trained, adapters: int = 0, half: bool, activations: float, spread_over: int = 1
+) -> Memory:
     """Return the memory of one training: what is trained is float32, with a copy for half-precision products.
 
     Args:
         half: the computation is in bfloat16 or float16; frozen weights are held in it.
+        spread_over: so many processes that each hold a share of weights, gradients and optimizer (FSDP). Beside it
+            each has all weights as it computes with them, gathered once a step, and all gradients as it computes
+            them: a weight is used by every call, and its gradient is whole after the backward pass of the first call.
     """
     updated = updated_parameters(shape, trained=trained, adapters=adapters)
     frozen = 0 if trained == "all" else shape.parameters
-    weights = frozen * (2 if half else 4) + updated * (6 if half else 4)
+    item = 2 if half else 4
+    if spread_over > 1:
+        held = frozen * item + updated * 4
+        return Memory(
+            weights=held / spread_over + item * (frozen + updated),
+            gradients=4 * updated / spread_over + item * updated,
+            optimizer=OPTIMIZER_BYTES * updated / spread_over,
+            activations=activations,
+        )
     return Memory(
-        weights=weights,
+        weights=frozen * item + updated * (6 if half else 4),
         gradients=4 * updated,
         optimizer=OPTIMIZER_BYTES * updated,
         activations=activations,

@@ -147,23 +147,26 @@ def _memory_lines(run: Run) -> list[str]:
     columns = ("weights", "gradients", "AdamW", "activations", "all")
     lines = ["GB on each GPU in training" + "".join(f"{name:>13}" for name in columns)]
     found: dict[str, Memory] = {}
-    if run.teacher is not None:
-        found["teacher"] = training_memory(
-            run.teacher,
-            trained=run.teacher_trained,
-            adapters=run.teacher_adapters,
-            half=run.half,
-            activations=teacher_activations(run),
-        )
-    trained = METHODS[run.config.method].trains
-    if trained != "nothing":
-        found["student"] = training_memory(
-            run.student,
-            trained=trained,
-            adapters=run.student_adapters,
-            half=run.half,
-            activations=student_activations(run),
-        )
+    for spread_over, ending in ((1, ""), (_MANY, f", FSDP over {_MANY}")):
+        if run.teacher is not None:
+            found[f"teacher{ending}"] = training_memory(
+                run.teacher,
+                trained=run.teacher_trained,
+                adapters=run.teacher_adapters,
+                half=run.half,
+                activations=teacher_activations(run),
+                spread_over=spread_over,
+            )
+        trained = METHODS[run.config.method].trains
+        if trained != "nothing":
+            found[f"student{ending}"] = training_memory(
+                run.student,
+                trained=trained,
+                adapters=run.student_adapters,
+                half=run.half,
+                activations=student_activations(run),
+                spread_over=spread_over,
+            )
     for name, memory in found.items():
         parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.total)
         lines.append(f"{name:<26}" + "".join(f"{part / 1e9:>13,.3f}" for part in parts))

@@ -16,6 +16,7 @@ from lrd_peft.lora import check_targets
 from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import block_count, context_length, fingerprint_tokenizer, meta_model
 from lrd_peft.model.loading import load_config, load_tokenizer
+from lrd_peft.processes import is_sharded
 from lrd_peft.run_inputs import held_out, load_options
 
 
@@ -26,6 +27,8 @@ def preflight(config: RunConfig) -> None:
         UserError: naming what does not fit.
     """
     _check_tracker(config.report_to)
+    if is_sharded():
+        _check_sharding(config)
     method = METHODS[config.method]
     models = {"student": student_config(config)}
     if config.needed_teacher != "none":
@@ -63,6 +66,17 @@ def preflight(config: RunConfig) -> None:
         held_out(config, name, split=config.eval_split, limit=1)
     for name in config.dataset_parts:
         held_out(config, name, split="train", limit=1)
+
+
+def _check_sharding(config: RunConfig) -> None:
+    """Refuse what cannot be spread over processes."""
+    if config.dtype == "float16":
+        raise UserError('dtype is "float16", whose scaled gradients FSDP does not take; use "bfloat16"')
+    if config.quantization is not None:
+        raise UserError(
+            f'quantization is "{config.quantization}", and quantized weights are not spread over GPUs (FSDP); launch '
+            "with configs/accelerate/ddp.yaml"
+        )
 
 
 def _check_tracker(report_to: str) -> None:
