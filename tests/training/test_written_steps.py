@@ -87,9 +87,8 @@ def test_the_stored_state_is_that_of_transformers_at_the_end_of_the_step(
 
 
 def test_the_last_stored_layer_may_lie_below_the_last_block(tmp_path: Path) -> None:
-    teacher = tiny.teacher(seed=4)
-    few = make_written_store(teacher, MIXED, tmp_path / "few", layers=(1, 2))
-    every = make_written_store(teacher, MIXED, tmp_path / "all", layers=ALL_LAYERS)
+    few = make_written_store(tiny.teacher(seed=4), MIXED, tmp_path / "few", layers=(1, 2))
+    every = make_written_store(tiny.teacher(seed=4), MIXED, tmp_path / "all", layers=ALL_LAYERS)
     for index in range(len(MIXED)):
         torch.testing.assert_close(few.states(index), every.states(index)[1:3], rtol=0, atol=1e-6)
 
