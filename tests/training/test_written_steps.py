@@ -42,7 +42,7 @@ def plain_states(teacher: TeacherModel, problem: Problem) -> tuple[list[int], li
     """Return the tokens of the written sequence and transformers' hidden states over them: one [T, H] a layer."""
 
     def ids(text: str) -> list[int]:
-        return list(teacher.tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore
+        return list(teacher.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     parts = [problem.question_text + "\n", *(step + "\n" for step in problem.steps), "### ", problem.answer]
     tokens = [token for part in parts for token in ids(part)]
