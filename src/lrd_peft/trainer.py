@@ -28,7 +28,7 @@ from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import POSITIONS, ThinkingModel, ThinkingOutput
 from lrd_peft.processes import is_main
 from lrd_peft.progress import Progress
-from lrd_peft.store import Store
+from lrd_peft.store import ALIGN_TO, Store
 from lrd_peft.training import ThinkingTrainer
 
 THOUGHTS_FROM = ("student", "teacher", "annealed")
@@ -46,6 +46,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         distill_layers: the teacher's layers, `hidden_states` convention.
         student_layers: the student's; None maps by relative depth.
         positions: `thoughts+answer`, `thoughts` or `all`.
+        align_to: `thoughts`, or `steps`: a store holds the teacher's states at the ends of written steps instead, and
+            slots without one have no part in the loss.
         thoughts_from: whose thoughts fill the student's slots in training: its own (`student`), the teacher's, mapped
             to the student's width (`teacher`: one parallel pass), or the teacher's with a probability that falls from
             1 to 0 (`annealed`).
@@ -70,6 +72,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         normalize: str = "variance",
         distill_loss: str = "mse",
         positions: str = "thoughts+answer",
+        align_to: str = "thoughts",
         thoughts_from: str = "student",
         args: TrainingArguments | None = None,
         output_dir: str | Path | None = None,
@@ -82,13 +85,18 @@ class LRDPEFTTrainer(ThinkingTrainer):
             raise UserError(f'thoughts_from is "{thoughts_from}"; it must be one of {", ".join(THOUGHTS_FROM)}')
         if positions not in POSITIONS:
             raise UserError(f'positions is "{positions}"; it must be one of {", ".join(POSITIONS)}')
+        if align_to not in ALIGN_TO:
+            raise UserError(f'align_to is "{align_to}"; it must be one of {", ".join(ALIGN_TO)}')
         self.student, self.teacher, self.store = student_model, teacher_model, store
-        self.positions, self.thoughts_from = positions, thoughts_from
+        self.positions, self.align_to, self.thoughts_from = positions, align_to, thoughts_from
+        self._targets: Tensor | None = None  # bool [problems, P], where not all positions count
         self.layer_map: dict[int, int] = {}
         if self.alpha > 0 or thoughts_from != "student":
             self._pair(tuple(distill_layers), student_layers)
             if store is not None:
                 _check_same_problems(store, train_dataset)
+                if align_to == "steps":
+                    self._targets = store.target_mask(with_answer=positions == "thoughts+answer")
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
         super().__init__(
             student_model,
@@ -116,8 +124,17 @@ class LRDPEFTTrainer(ThinkingTrainer):
             raise UserError("give the trainer a teacher_model or a store, one of the two, unless distill_alpha is 0")
         if self.positions == "thoughts" and self.student.options.num_thoughts == 0:
             raise UserError('positions="thoughts" with 0 thoughts leaves nothing to distil; use "thoughts+answer"')
+        if self.align_to == "steps" and (self.store is None or self.thoughts_from != "student"):
+            raise UserError(
+                'align_to="steps" needs a store made with it, no online teacher, and thoughts_from="student": extract '
+                'first, or use align_to="thoughts"'
+            )
         if self.store is not None:
             spec = self.store.spec
+            if self.align_to != spec.align_to:
+                raise UserError(
+                    f'the store is made for align_to "{spec.align_to}", the trainer wants "{self.align_to}"'
+                )
             missing = [layer for layer in layers if layer not in spec.layers]
             if missing:
                 raise UserError(
@@ -181,13 +198,16 @@ class LRDPEFTTrainer(ThinkingTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         if self.layer_map:
-            self._num_positions = sum(self._count_positions(batch) for batch in batch_samples)
+            count = sum(self._count_positions(batch) for batch in batch_samples)
+            self._num_positions = max(1, count)  # none at all where no problem has written steps
             if self.args.world_size > 1:
-                count = torch.tensor(self._num_positions, device=device)
-                self._num_positions = self.accelerator.gather(count).sum()  # pyright: ignore
+                everywhere = self.accelerator.gather(torch.tensor(count, device=device))
+                self._num_positions = everywhere.sum().clamp(min=1)  # pyright: ignore
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def _count_positions(self, batch: Any) -> int:
+        if self._targets is not None:
+            return int(self._targets[batch["index"].cpu()].sum())
         num_rows, slots = len(batch["index"]), batch["num_thoughts"]
         if self.positions == "all":
             question = int(batch["question_mask"].sum()) - num_rows
@@ -212,11 +232,14 @@ class LRDPEFTTrainer(ThinkingTrainer):
         )
         if self.positions == "all" and self.store is not None:
             teacher = {layer: _place(state, output.valid) for layer, state in teacher.items()}
+        mask = output.mask
+        if self._targets is not None:
+            mask = self._targets[inputs["index"].cpu()].to(mask.device)
         accumulated = num_items_in_batch is not None
         distill, per_layer = self.criterion(
             output.states,
             teacher,
-            mask=output.mask,
+            mask=mask,
             variance=self._variance,
             num_positions=self._num_positions if accumulated else None,
         )
@@ -288,7 +311,9 @@ class LRDPEFTTrainer(ThinkingTrainer):
             output = self._run_teacher(index)
             return {layer: output.states[layer][output.mask] for layer in self.layer_map}
         slots = self.store.spec.num_thoughts  # asked for `thoughts` alone: the manifest counts the answer too
-        joined = torch.cat([row[:, :slots] for row in self.store.batch(index)], dim=1)
+        chosen = [slice(slots)] * len(index) if self._targets is None else [self._targets[i, :slots] for i in index]
+        rows = self.store.batch(index)
+        joined = torch.cat([row[:, :slots][:, own] for own, row in zip(chosen, rows, strict=True)], dim=1)
         return {layer: joined[self.store.spec.layers.index(layer)] for layer in self.layer_map}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lrd_peft.config import PHASES, RunConfig, differences, fingerprint
-from lrd_peft.config.identity import NO_RESULT, OWN_FIELDS
+from lrd_peft.config.identity import LATER, NO_RESULT, OWN_FIELDS
 
 
 def test_each_field_is_of_one_phase_or_of_none() -> None:
@@ -149,3 +149,36 @@ def test_the_store_is_told_apart_by_the_thoughts_in_it() -> None:
     assert RunConfig(thoughts_from="teacher").fingerprint("store") == RunConfig(thoughts_from="annealed").fingerprint(
         "store"
     )
+
+
+def test_a_field_that_came_later_leaves_old_fingerprints_as_they_were() -> None:
+    assert set(LATER) <= set(RunConfig.model_fields)
+    for name, before in LATER.items():
+        assert RunConfig.model_fields[name].default == before
+    for phase in PHASES:
+        fields = RunConfig().phase_fields(phase)
+        without = {name: value for name, value in fields.items() if name not in LATER}
+        assert fingerprint(without) == fingerprint(fields) == RunConfig().fingerprint(phase)
+    # as made before there was `align_to`
+    assert fingerprint({"positions": "all", "align_to": "thoughts"}) == fingerprint({"positions": "all"})
+    assert fingerprint({"positions": "all", "align_to": "steps"}) != fingerprint({"positions": "all"})
+
+
+def test_written_steps_need_the_teacher_that_writes() -> None:
+    def of(phase: Any, **settings: Any) -> str:
+        return RunConfig(**settings).fingerprint(phase)
+
+    steps: dict[str, Any] = {"align_to": "steps"}
+    assert RunConfig(**steps).needed_teacher == "cot"
+    assert RunConfig(**steps).needed_phases == PHASES
+    assert of("teacher", **steps) == of("teacher", method="distill-lora") != of("teacher")
+    assert of("store", **steps, epochs_per_stage=5.0) == of("store", **steps) != of("store")
+    assert of("store", **steps, thoughts_per_step=2) != of("store", **steps)
+    changed = differences(RunConfig().phase_fields("store"), RunConfig(**steps).phase_fields("store"))
+    assert ("align_to", "thoughts", "steps") in changed
+    # What it begins with is another matter than what it is aligned to.
+    pruned: dict[str, Any] = {"student": "teacher:4", "student_weights": "trained"}
+    assert RunConfig(**pruned, **steps).needed_teacher == "latent"
+    assert of("teacher", **pruned, **steps) == of("teacher", **pruned)
+    assert of("store", **pruned, **steps) != of("store", **pruned)
+    assert of("store", method="distill-lora", **steps) == of("store", method="distill-lora")

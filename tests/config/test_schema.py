@@ -128,6 +128,9 @@ def test_warmup_may_be_a_percentage(written: Any, meant: float) -> None:
         ({"methods": ("base", "coddi")}, 'no method "coddi".*Did you mean "codi"'),
         ({"methods": ("base", "codi")}, "--method codi"),
         ({"method": "icot", "max_stage": 0}, "set max_stage to 1 or more"),
+        ({"align_to": "steps", "positions": "all"}, r"set positions to thoughts\+answer or thoughts, or align_to to"),
+        ({"align_to": "steps", "thoughts_from": "teacher"}, "set thoughts_from to student, or align_to to thoughts"),
+        ({"align_to": "steps", "thoughts_from": "annealed"}, 'thoughts_from is "annealed"'),
     ],
 )
 def test_fields_that_do_not_fit_together_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -38,6 +38,9 @@ def test_parts_by_hand():
     assert TOKENIZER.decode(list(encoded.suffix(1))) == "13 + 4 = 17\n### 17<eos>"
     assert encoded.suffix(2) == (*encoded.marker, *encoded.answer)
     assert encoded.num_tokens == len(encoded.prompt) + len(encoded.suffix(0))
+    assert encoded.step_ends == (len(encoded.steps[0]) - 1, len(encoded.steps[0]) + 5)
+    assert pieces(TOKENIZER, tuple(encoded.suffix(0)[end] for end in encoded.step_ends)) == ["\n", "\n"]
+    assert Encoder(TOKENIZER).encode(dataclasses.replace(PROBLEM, steps=())).step_ends == ()
 
 
 @given(

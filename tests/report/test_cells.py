@@ -112,3 +112,13 @@ def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
     (tmp_path / "methods" / "half.json").write_text('{"schema')
     with pytest.raises(UserError, match="damaged"):
         read_results(tmp_path)
+
+
+def test_a_record_from_before_a_field_has_the_value_that_did_the_same(tmp_path: Path) -> None:
+    older, newer = small(seed=0), small(seed=1)
+    del older.config["align_to"]
+    assert read_study(made.save(tmp_path / "same", older, newer)).axis is None
+    records = (small(align_to="steps"), older)
+    study = read_study(made.save(tmp_path / "alignment", *records))
+    assert study.axis == "align_to"
+    assert sorted(cell.value for cell in cells(study.records, by="align_to", own=True)) == ["steps", "thoughts"]

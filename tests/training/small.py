@@ -14,6 +14,8 @@ from lrd_peft.data.collate import collate
 from lrd_peft.data.problem import Problem
 from lrd_peft.lora import create_lora_model
 from lrd_peft.model.models import StudentModel, TeacherModel
+from lrd_peft.phases.extract import write_states
+from lrd_peft.progress import Progress
 from lrd_peft.store import Store, StoreSpec, StoreWriter
 from lrd_peft.trainer import LRDPEFTTrainer
 from lrd_peft.training import trainable_state
@@ -82,5 +84,40 @@ def make_store(
             output = teacher(**collate([row], pad_id=0), layers=layers, positions=positions, with_loss=False)
             states = torch.stack([output.states[layer][0, output.valid[0]] for layer in layers])
             writer.add(item.index, states, problems[item.index].to_row())
+        writer.finish()
+    return Store.open(folder)
+
+
+def make_written_store(
+    teacher: TeacherModel,
+    problems: Sequence[Problem],
+    folder: Path,
+    *,
+    num_thoughts: int = 2,
+    thoughts_per_step: int = 1,
+    positions: str = "thoughts+answer",
+    layers: Sequence[int] = LAYERS,
+    dtype: str = "float32",
+    batch_size: int = 3,
+) -> Store:
+    """Write a store of the states at the ends of written steps, as phase 2 does."""
+    spec = StoreSpec(
+        fingerprints={**teacher.fingerprints(), "data": "made"},
+        teacher_name=teacher.name,
+        layers=tuple(layers),
+        num_thoughts=num_thoughts,
+        hidden_size=teacher.hidden_size,
+        num_blocks=teacher.num_blocks,
+        num_problems=len(problems),
+        positions=positions,
+        dtype=dtype,
+        align_to="steps",
+        thoughts_per_step=thoughts_per_step,
+    )
+    encoded = teacher.encoder.encode_many(problems)
+    rows = [row_at(item, stage=0, thoughts_per_step=1, model=teacher) for item in items(encoded)]
+    with StoreWriter.open(folder, spec) as writer, Progress("made", total=len(rows), unit="", quiet=True) as progress:
+        ends = [row.step_ends for row in encoded]
+        write_states(teacher, rows, problems, writer, batch_size=batch_size, progress=progress, step_ends=ends)
         writer.finish()
     return Store.open(folder)

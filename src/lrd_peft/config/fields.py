@@ -146,6 +146,8 @@ class Fields(BaseModel):
     # Phase 2: the store
     positions: Literal["thoughts+answer", "thoughts", "all"] = "thoughts+answer"
     """Positions whose hidden states are stored and aligned."""
+    align_to: Literal["thoughts", "steps"] = "thoughts"
+    """What a thought is aligned to: the teacher's thought there, or what it holds when it has written the step."""
     store_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Number type of the stored hidden states."""
     store_layers: Layers | None = None

@@ -30,7 +30,7 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
         # both trainings have these
         *("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler"),
     ),
-    "store": ("positions", "store_dtype", "store_layers"),
+    "store": ("positions", "align_to", "store_dtype", "store_layers"),
     "student": (
         *("method", "student", "student_revision", "prune_how", "keep_blocks", "student_weights"),
         *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
@@ -48,6 +48,10 @@ NO_RESULT = (
     *("trust_remote_code", "attn_implementation", "shard_bytes", "output_dir", "device", "num_threads"),
     *("report_to", "run_name", "logging_steps", "save_steps"),
 )
+
+# Fields that came when artifacts and records were there already, with the value that does as was done before. It stands
+# for a field that a record lacks, and has no part in a fingerprint.
+LATER: dict[str, Any] = {"align_to": "thoughts"}
 
 
 # Fields that count only for some methods.
@@ -68,11 +72,13 @@ _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_schedul
 def needed_teacher(values: Mapping[str, Any]) -> Literal["none", "cot", "latent"]:
     """Return which trained teacher the method goes back to: to learn from it, or to begin with its blocks."""
     row = METHODS[values["method"]]
-    if row.needs in ("store", "teacher/latent"):
+    if row.needs == "teacher/latent" or (row.needs == "store" and values["align_to"] == "thoughts"):
         return "latent"
-    if row.needs == "teacher/cot":
-        return "cot"
-    return "none" if values["student_weights"] == "base" else row.begins_with
+    begins_with = "none" if values["student_weights"] == "base" else row.begins_with
+    if row.needs in ("teacher/cot", "store"):
+        # The teacher that thinks is made from the one that writes.
+        return "latent" if begins_with == "latent" else "cot"
+    return begins_with
 
 
 def needed_phases(values: Mapping[str, Any]) -> tuple[Phase, ...]:
@@ -142,7 +148,8 @@ def stored_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that stand for these fields and values, in whatever order."""
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    counted = {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
+    text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -56,6 +56,18 @@ class RunConfig(Fields):
                     f"store_layers {list(self.store_layers)} lacks layer {', '.join(map(str, missing))} of "
                     f"distill_layers; add it to store_layers or leave store_layers out"
                 )
+        if self.align_to == "steps":
+            if self.positions == "all":
+                raise ValueError(
+                    'align_to is "steps", but positions is "all": the tokens of a written step have no counterpart '
+                    "where a thought stands in its place; set positions to thoughts+answer or thoughts, or align_to "
+                    "to thoughts"
+                )
+            if self.thoughts_from != "student":
+                raise ValueError(
+                    f'align_to is "steps", but thoughts_from is "{self.thoughts_from}": a teacher that writes has no '
+                    "thoughts to feed in; set thoughts_from to student, or align_to to thoughts"
+                )
         trains = max(self.epochs_stage0, self.epochs_per_stage, self.last_stage_epochs) > 0
         if self.teacher_tuning == "qlora" and self.quantization is None:
             raise ValueError('teacher_tuning is "qlora" but quantization is not set; set it to 4bit or 8bit')

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from lrd_peft.data.problem import Problem
@@ -45,6 +46,11 @@ class Encoded:
         """Return the ids after the slots when the first `removed_steps` steps are thoughts instead."""
         kept = [token for step in self.steps[removed_steps:] for token in step]
         return (*kept, *self.marker, *self.answer)
+
+    @property
+    def step_ends(self) -> tuple[int, ...]:
+        """Where each step ends in `suffix(0)`: the index of its last token, the one with its newline."""
+        return tuple(length - 1 for length in accumulate(len(step) for step in self.steps))
 
     @property
     def num_tokens(self) -> int:

@@ -129,8 +129,11 @@ def _teacher(run: Run) -> Cost:
 def _store(run: Run) -> Cost:
     config, lengths = run.config, run.lengths
     assert run.teacher is not None
-    marker = 0 if config.positions == "thoughts" else lengths.marker
-    *calls, last = passes(lengths.question, config.num_thoughts, marker)
+    if config.align_to == "steps":
+        *calls, last = passes(lengths.question, 0, lengths.steps + lengths.marker)
+    else:
+        marker = 0 if config.positions == "thoughts" else lengths.marker
+        *calls, last = passes(lengths.question, config.num_thoughts, marker)
     # No head, and the last call ends at the deepest stored layer.
     deepest = max(config.stored_layers) / run.teacher.blocks
     calls.append(Pass(last.tokens * deepest, last.context))

@@ -143,6 +143,7 @@ def _latent_trainer(config: RunConfig, store: Store, student: StudentModel, args
         normalize=config.normalize,
         distill_loss=config.distill_loss,
         positions=config.positions,
+        align_to=config.align_to,
         thoughts_from=config.thoughts_from,
         args=args,
     )

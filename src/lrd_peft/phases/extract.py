@@ -1,22 +1,25 @@
-"""Phase 2: what the frozen teacher's layers hold while it thinks goes to disk. Knows no students."""
+"""Phase 2: what the frozen teacher's layers hold while it thinks, or has written its steps, goes to disk.
+
+Knows no students.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from lrd_peft.config import RunConfig
-from lrd_peft.curriculum import items, thinking_rows
+from lrd_peft.curriculum import items, row_at, thinking_rows
 from lrd_peft.data.collate import Row, collate, to_device
 from lrd_peft.data.problem import Problem
 from lrd_peft.interrupt import asked, until_safe
 from lrd_peft.model.models import TeacherModel
-from lrd_peft.model.thinking import check_layers
+from lrd_peft.model.thinking import check_layers, gather_positions
 from lrd_peft.processes import device_of, is_main, num_processes, rank, wait
 from lrd_peft.progress import Progress
 from lrd_peft.run_folder import RunFolder
@@ -44,20 +47,26 @@ def write_states(
     *,
     batch_size: int,
     progress: Progress,
+    step_ends: Sequence[Sequence[int]] = (),
 ) -> None:
     """Run the teacher over the rows that the store lacks and add their states.
 
     Neighbours in length share a batch, so that little is padded. Who shares a batch, and so its padding and rounding,
     depends on the rows alone: it is the same whether or not a part was written before. After a signal (interrupt.py)
     it returns when a shard is full.
+
+    Args:
+        rows: of the last stage; of stage 0 for a store that aligns to written steps.
+        step_ends: for such a store, where each row's steps end in its suffix.
     """
     layers, positions = writer.spec.layers, writer.spec.positions
+    writes = writer.spec.align_to == "steps"
     missing = {index for first, stop in writer.missing for index in range(first, stop)}
     pad = teacher.tokenizer.pad_token_id
     assert isinstance(pad, int)
     if positions != "all":
         # Nothing after the answer position is kept, and nothing before it depends on what comes after.
-        needed = positions == "thoughts+answer"
+        needed = writes or positions == "thoughts+answer"
         rows = [replace(row, suffix=row.suffix[: row.answer_start] if needed else ()) for row in rows]
     window = batch_size * WINDOW
     for begin in range(0, len(rows), window):
@@ -68,8 +77,12 @@ def write_states(
             if missing.isdisjoint(chosen):
                 continue
             batch = to_device(collate([rows[i] for i in chosen], pad_id=pad), teacher.device)
-            output = teacher(**batch, layers=layers, positions=positions, with_loss=False)
-            stacked = torch.stack([output.states[layer] for layer in layers], dim=1).cpu()
+            output = teacher(**batch, layers=layers, positions="all" if writes else positions, with_loss=False)
+            found = output.states
+            if writes:
+                ends = [(step_ends[i], rows[i].answer_start - 1) for i in chosen]
+                found = _at_the_slots(found, ends, spec=writer.spec, num_question=batch["question_ids"].shape[1])
+            stacked = torch.stack([found[layer] for layer in layers], dim=1).cpu()
             valid = output.valid.cpu()
             for place, index in enumerate(chosen):
                 if index in missing:
@@ -82,18 +95,50 @@ def write_states(
             writer.add(index, waiting[index], problems[index].to_row())
 
 
+def _at_the_slots(
+    states: Mapping[int, torch.Tensor],
+    ends: Sequence[tuple[Sequence[int], int]],
+    *,
+    spec: StoreSpec,
+    num_question: int,
+) -> dict[int, torch.Tensor]:
+    """Put the states at the ends of written steps where a thinking teacher's would be: [B, T, H] -> [B, P, H].
+
+    Args:
+        states: layer -> states at all positions of a batch.
+        ends: of each row, where its steps end and the answer position, in its suffix.
+        num_question: T's part before the suffix.
+    """
+    width = spec.num_thoughts + (spec.positions == "thoughts+answer")
+    where = torch.zeros(len(ends), width, dtype=torch.int64)
+    filler = torch.ones(len(ends), width, 1, dtype=torch.bool)
+    for place, (steps, answer) in enumerate(ends):
+        targets = list(spec.targets(len(steps)))
+        sources = [*steps[: len(spec.aligned_slots(len(steps)))], answer][: len(targets)]
+        where[place, targets] = torch.tensor(sources, dtype=torch.int64) + num_question
+        filler[place, targets] = False
+    return {
+        layer: gather_positions(state, where.to(state.device)).masked_fill(filler.to(state.device), 0.0)
+        for layer, state in states.items()
+    }
+
+
 @torch.no_grad()
 def extract(config: RunConfig, run: RunFolder) -> None:
     """Write the states that the store lacks and mark the phase as done."""
     began = time.perf_counter()
     run.require("teacher", config)
-    teacher = TeacherModel.load(run.teacher / ("latent" if config.max_stage else "cot"), **trust(config))
+    writes = config.align_to == "steps"
+    teacher = TeacherModel.load(run.teacher / ("cot" if writes or not config.max_stage else "latent"), **trust(config))
     teacher.to(device_of(config.device))
     layers = config.stored_layers
     check_layers(teacher.lm, layers)
     encoded = training_problems(config, teacher).encoded
     problems = [row.problem for row in encoded]
-    rows = thinking_rows(items(encoded), num_thoughts=config.num_thoughts, model=teacher)
+    if writes:
+        rows = [row_at(item, stage=0, thoughts_per_step=1, model=teacher) for item in items(encoded)]
+    else:
+        rows = thinking_rows(items(encoded), num_thoughts=config.num_thoughts, model=teacher)
     spec = StoreSpec(
         fingerprints={**teacher.fingerprints(), "data": data_fingerprint(problems)},
         teacher_name=teacher.name,
@@ -104,6 +149,8 @@ def extract(config: RunConfig, run: RunFolder) -> None:
         num_problems=len(problems),
         positions=config.positions,
         dtype=config.store_dtype,
+        align_to=config.align_to,
+        thoughts_per_step=config.thoughts_per_step,
     )
     per_problem = config.num_thoughts + (config.positions == "thoughts+answer")
     positions = sum(row.length for row in rows) if config.positions == "all" else per_problem * len(rows)
@@ -120,7 +167,15 @@ def extract(config: RunConfig, run: RunFolder) -> None:
         with Progress(
             "extraction", total=num_own, unit="problems", initial=writer.done, quiet=not is_main()
         ) as progress:
-            write_states(teacher, rows, problems, writer, batch_size=config.eval_batch_size, progress=progress)
+            write_states(
+                teacher,
+                rows,
+                problems,
+                writer,
+                batch_size=config.eval_batch_size,
+                progress=progress,
+                step_ends=[row.step_ends for row in encoded] if writes else (),
+            )
         if asked():
             return
         if not is_main():

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lrd_peft.config.identity import LATER
 from lrd_peft.errors import UserError
 from lrd_peft.evaluation.decoded import Answers
 from lrd_peft.evaluation.similarity import Similarity
@@ -119,7 +120,9 @@ def read_study(folder: Path) -> Study:
 
 
 def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
-    records = tuple(read_record(path) for path in files)
+    records = tuple(
+        replace(record, config={**LATER, **record.config}) for record in (read_record(path) for path in files)
+    )
     about = _read_json(folder / "study.json", dict) or {}
     axis = (about.get("axis") or {}).get("field") or find_axis(folder.name, records)
     if axis == "method":  # methods are compared with each other, not along a field

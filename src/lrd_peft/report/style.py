@@ -95,6 +95,7 @@ FIELDS: dict[str, str] = {
     "student": "student",
     "positions": "positions aligned",
     "normalize": "normalisation of the alignment",
+    "align_to": "what thoughts are aligned to",
     "thoughts_from": "thoughts fed back in training",
     "max_stage": "thoughts",
 }

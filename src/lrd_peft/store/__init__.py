@@ -4,8 +4,8 @@
 """
 
 from lrd_peft.store.disk import estimate_bytes, require_space
-from lrd_peft.store.format import StoreSpec
+from lrd_peft.store.format import ALIGN_TO, StoreSpec
 from lrd_peft.store.reader import Store
 from lrd_peft.store.writer import StoreWriter
 
-__all__ = ["Store", "StoreSpec", "StoreWriter", "estimate_bytes", "require_space"]
+__all__ = ["ALIGN_TO", "Store", "StoreSpec", "StoreWriter", "estimate_bytes", "require_space"]

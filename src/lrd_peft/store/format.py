@@ -29,6 +29,7 @@ JOURNAL = "journal.jsonl"
 HIDDEN_STATES_CONVENTION = "0 = embeddings, l = output of block l, the last one after the final norm"
 
 POSITIONS = ("thoughts+answer", "thoughts", "all")
+ALIGN_TO = ("thoughts", "steps")
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 TYPICAL_TEXT_POSITIONS = 256  # only sizes the shards of positions="all"
 
@@ -47,11 +48,13 @@ class StoreSpec:
     positions: str = "thoughts+answer"  # of POSITIONS
     dtype: str = "bfloat16"  # of ITEM_BYTES
     index_convention: str = HIDDEN_STATES_CONVENTION
+    align_to: str = "thoughts"  # of ALIGN_TO: what stands at the slots, thoughts or the ends of written steps
+    thoughts_per_step: int = 1  # with the ends of steps: slots for each step, the last of them holds its end
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "fingerprints", dict(self.fingerprints))
-        for field, known in (("positions", POSITIONS), ("dtype", ITEM_BYTES)):
+        for field, known in (("positions", POSITIONS), ("dtype", ITEM_BYTES), ("align_to", ALIGN_TO)):
             value = getattr(self, field)
             if value not in known:
                 choices = ", ".join(known)
@@ -59,15 +62,43 @@ class StoreSpec:
                 raise UserError(f'{field} "{value}" is unknown: use one of {choices}.{hint}')
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
             raise UserError(f"layers {list(self.layers)}: give at least one, each once, rising, none below 0")
-        for field, least in (("num_thoughts", 0), ("hidden_size", 1), ("num_blocks", 1), ("num_problems", 1)):
+        counts = {"num_thoughts": 0, "hidden_size": 1, "num_blocks": 1, "num_problems": 1, "thoughts_per_step": 1}
+        for field, least in counts.items():
             value = getattr(self, field)
             if value < least:
                 raise UserError(f"{field} is {value}: a store needs at least {least}")
         if self.layers[-1] > self.num_blocks:
             raise UserError(f"layer {self.layers[-1]} is out of range: the teacher has {self.num_blocks} blocks")
+        if self.align_to == "thoughts":
+            object.__setattr__(self, "thoughts_per_step", 1)
+        elif self.positions == "all":
+            raise UserError('align_to "steps" has no positions "all": use "thoughts+answer" or "thoughts"')
+        elif self.num_thoughts % self.thoughts_per_step:
+            raise UserError(
+                f"{self.num_thoughts} thoughts are no multiple of thoughts_per_step {self.thoughts_per_step}"
+            )
+
+    def aligned_slots(self, num_steps: int) -> range:
+        """The slots, counted from 0, whose states a student can be aligned to, for a problem of so many steps.
+
+        With align_to "steps" that is the last slot of each step, as far as there are slots; what the others hold is
+        filler. A step beyond the slots has none.
+        """
+        if self.align_to == "thoughts":
+            return range(self.num_thoughts)
+        each = self.thoughts_per_step
+        return range(each - 1, min(num_steps * each, self.num_thoughts), each)
+
+    def targets(self, num_steps: int) -> tuple[int, ...]:
+        """The stored positions of which the same is true; none of `all` is told here."""
+        answer = (self.num_thoughts,) if self.positions == "thoughts+answer" else ()
+        return (*self.aligned_slots(num_steps), *answer)
 
     def to_json(self) -> dict[str, Any]:
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        row = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if self.align_to == "thoughts":  # as it was before there was another
+            del row["align_to"], row["thoughts_per_step"]
+        return row
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StoreSpec:
@@ -75,7 +106,10 @@ class StoreSpec:
 
     def differences(self, asked: StoreSpec) -> list[str]:
         """Each field in which this store is not what was asked for, with both values."""
-        ours, theirs = self._identity(), asked._identity()
+        ours, theirs = (
+            {"align_to": spec.align_to, "thoughts_per_step": spec.thoughts_per_step, **spec._identity()}
+            for spec in (self, asked)
+        )
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         lines = [f"{name}: the store has {ours.get(name)!r}, asked for {theirs.get(name)!r}" for name in names]
         if "teacher" in names:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -98,6 +98,23 @@ class Store:
     def batch(self, indices: Iterable[int]) -> list[Float[Tensor, "layer _ hidden"]]:
         """The views of several problems; `torch.stack` them when all have the same number of positions."""
         return [self.states(index) for index in indices]
+
+    def target_mask(self, *, with_answer: bool) -> Bool[Tensor, "problem position"]:
+        """Which slots (and the answer position, where it is wanted) hold a state to align to, of all problems.
+
+        Raises:
+            UserError: if there is none.
+        """
+        slots = self.spec.num_thoughts
+        mask = torch.zeros(len(self), slots + with_answer, dtype=torch.bool)
+        mask[:, slots:] = True
+        for index in range(len(self)):
+            mask[index, list(self.spec.aligned_slots(len(self.row(index)["steps"])))] = True
+        if not bool(mask.any()):
+            raise UserError(
+                f'no problem of the store {self.folder} has steps to align to; use positions "thoughts+answer"'
+            )
+        return mask
 
     def row(self, index: int) -> dict[str, Any]:
         """Question, steps, answer and what else the problem's row holds, without touching its states."""
