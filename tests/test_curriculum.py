@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lrd_peft.curriculum import Item, StageCollator, row_at
-from lrd_peft.data.collate import Row
+from lrd_peft.data.collate import ReplacedStep, Row
 from lrd_peft.data.encoding import Encoded
 from lrd_peft.data.problem import Problem
 from tests import tiny
@@ -110,3 +110,25 @@ def test_steps_go_without_thoughts_in_their_place():
     last = make([Item(0, THREE_STEPS, 3)])
     assert (last["question_ids"].tolist(), last["suffix_ids"].tolist()) == ([[1, 2]], [[30, 31, 40, 2]])
     assert last["answer_start"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("encoded", "stage", "thoughts_per_step", "last", "expected"),
+    [
+        (THREE_STEPS, 0, 2, False, []),
+        (THREE_STEPS, 1, 2, False, [(1, (11, 12))]),
+        (THREE_STEPS, 2, 2, False, [(1, (11, 12)), (3, (13,))]),
+        (THREE_STEPS, 2, 1, True, [(0, (11, 12)), (1, (13, 14, 15))]),  # the last thought has what is left to write
+        (THREE_STEPS, 1, 3, True, [(2, (11, 12, 13, 14, 15))]),
+        (THREE_STEPS, 3, 1, True, [(0, (11, 12)), (1, (13,)), (2, (14, 15))]),
+        (THREE_STEPS, 5, 1, True, [(0, (11, 12)), (1, (13,)), (2, (14, 15))]),
+        (ONE_STEP, 3, 2, True, [(1, (16, 17, 18))]),  # the thoughts beyond its steps write nothing
+        (replace(ONE_STEP, steps=()), 3, 2, True, []),
+        (THREE_STEPS, 3, 0, True, []),  # no thoughts, nothing that could write
+    ],
+)
+def test_each_replaced_step_is_beside_its_last_thought(encoded, stage, thoughts_per_step, last, expected):
+    options = {"stage": stage, "thoughts_per_step": thoughts_per_step, "model": MODEL, "last": last}
+    row = row_at(Item(0, encoded), **options, with_steps=True)
+    assert row.steps == tuple(ReplacedStep(slot, ids) for slot, ids in expected)
+    assert replace(row, steps=()) == row_at(Item(0, encoded), **options)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lrd_peft.data.collate import Batch, Row, collate
+from lrd_peft.data.collate import Batch, ReplacedStep, Row, collate
 from lrd_peft.data.encoding import Encoded
 from lrd_peft.model.thinking_model import ThinkingModel
 
@@ -29,10 +29,19 @@ def items(encoded: Sequence[Encoded]) -> list[Item]:
     return [Item(i, row) for i, row in enumerate(encoded)]
 
 
-def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingModel, last: bool = False) -> Row:
+def row_at(
+    item: Item,
+    *,
+    stage: int,
+    thoughts_per_step: int,
+    model: ThinkingModel,
+    last: bool = False,
+    with_steps: bool = False,
+) -> Row:
     """Return a problem's row at a stage; `last` drops all steps, also those beyond the stage's number.
 
-    Stage 0 has no thoughts in the place of steps, so it keeps them whatever `last` says.
+    Stage 0 has no thoughts in the place of steps, so it keeps them whatever `last` says. `with_steps` adds the
+    replaced steps, each beside the last of the thoughts that stand for it.
     """
     encoded = item.encoded
     num_thoughts = stage * thoughts_per_step
@@ -47,7 +56,15 @@ def row_at(item: Item, *, stage: int, thoughts_per_step: int, model: ThinkingMod
         num_thoughts=num_thoughts,
         suffix=suffix,
         answer_start=len(suffix) - len(encoded.answer),
+        steps=_replaced(encoded.steps[:removed], stage, thoughts_per_step) if with_steps and num_thoughts > 0 else (),
     )
+
+
+def _replaced(steps: Sequence[tuple[int, ...]], stage: int, thoughts_per_step: int) -> tuple[ReplacedStep, ...]:
+    """Pair steps with thoughts; at the last stage the last thought stands for all steps that are left."""
+    left = tuple(token for step in steps[stage - 1 :] for token in step)
+    texts = (*steps[: stage - 1], left)
+    return tuple(ReplacedStep((j + 1) * thoughts_per_step - 1, ids) for j, ids in enumerate(texts) if ids)
 
 
 def thinking_rows(items: Sequence[Item], *, num_thoughts: int, model: ThinkingModel) -> list[Row]:
@@ -67,6 +84,7 @@ class StageCollator:
         stage: the number of steps to replace.
         max_stage: at this stage all steps are gone.
         thoughts_per_step: with 0 the steps go without thoughts in their place.
+        with_steps: batches hold the replaced steps, for the thoughts to write them.
         num_steps: if given, the stage rises from 0 to `stage` over the first half of so many optimizer steps.
     """
 
@@ -77,6 +95,7 @@ class StageCollator:
     uniform_prob: float = 0.0
     seed: int = 0
     num_steps: int | None = None
+    with_steps: bool = False
 
     def stage_at(self, step: int) -> int:
         """Return the stage of an optimizer step, the first being 0."""
@@ -89,18 +108,22 @@ class StageCollator:
         return self.stage
 
     def __call__(self, batch: Sequence[Item]) -> Batch:
-        assert len({item.step for item in batch}) == 1, "a batch belongs to one optimizer step"
-        stage = self.stage_at(batch[0].step)
         pad = self.model.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        rows = [
+        return collate(self.rows(batch), pad_id=pad)
+
+    def rows(self, batch: Sequence[Item]) -> list[Row]:
+        """Return the rows of problems of one optimizer step."""
+        assert len({item.step for item in batch}) == 1, "a batch belongs to one optimizer step"
+        stage = self.stage_at(batch[0].step)
+        return [
             row_at(
                 item,
                 stage=stage,
                 thoughts_per_step=self.thoughts_per_step,
                 model=self.model,
                 last=stage == self.max_stage,
+                with_steps=self.with_steps,
             )
             for item in batch
         ]
-        return collate(rows, pad_id=pad)

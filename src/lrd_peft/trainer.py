@@ -1,6 +1,6 @@
 """LRDPEFTTrainer: phase 3, a student that learns the task and the teacher's hidden states. Knows no run folders.
 
-    L = alpha L_distill + (1 - alpha) L_task        (distillation.py)
+    L = alpha L_distill + (1 - alpha) L_task + step_loss_weight L_step        (distillation.py, model/written_steps.py)
 
 The teacher's states come from a store or from the teacher itself (frozen, run beside the student); both give one loss.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lrd_peft.curriculum import Item, StageCollator, items, thinking_rows
+from lrd_peft.curriculum import Item, StageCollator, items
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.problem import Problem
 from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine, map_layers
@@ -51,6 +51,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         thoughts_from: whose thoughts fill the student's slots in training: its own (`student`), the teacher's, mapped
             to the student's width (`teacher`: one parallel pass), or the teacher's with a probability that falls from
             1 to 0 (`annealed`).
+        step_loss_weight: weight of the steps that the thoughts must write (training.py), 0 for none.
+        thoughts_per_step: how many of the student's thoughts stand for one step; matters for that term only.
         args: transformers' training arguments; None makes SPEC.md's defaults (AdamW, 1e-4, batch 4, 3 epochs, 10%
             warm-up).
 
@@ -74,6 +76,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         positions: str = "thoughts+answer",
         align_to: str = "thoughts",
         thoughts_from: str = "student",
+        step_loss_weight: float = 0.0,
+        thoughts_per_step: int = 1,
         args: TrainingArguments | None = None,
         output_dir: str | Path | None = None,
         label: str = "student",
@@ -98,20 +102,24 @@ class LRDPEFTTrainer(ThinkingTrainer):
                 if align_to == "steps":
                     self._targets = store.target_mask(with_answer=positions == "thoughts+answer")
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
+        collator = _last_stage(student_model)
+        if step_loss_weight > 0:
+            collator = _last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=True)
         super().__init__(
             student_model,
-            items=_fitting(student_model, train_dataset, whose="student"),
-            eval_items=_fitting(student_model, eval_dataset, whose="student") if eval_dataset else None,
-            collator=_last_stage(student_model),
+            items=_fitting(collator, train_dataset, whose="student"),
+            eval_items=_fitting(collator, eval_dataset, whose="student") if eval_dataset else None,
+            collator=collator,
             args=args or default_arguments(output_dir, evaluate=bool(eval_dataset)),
             label=label,
+            step_loss_weight=step_loss_weight,
         )
         self._teacher_items: list[Item] = []
         self._variance: dict[int, float] | None = None
         if self.layer_map:
             if self.teacher is not None:
                 self.teacher.requires_grad_(False).eval().to(self.args.device)
-                self._teacher_items = _fitting(self.teacher, train_dataset, whose="teacher")
+                self._teacher_items = _fitting(_last_stage(self.teacher), train_dataset, whose="teacher")
             if store is not None and store.spec.positions == positions:
                 self._variance = {layer: store.variance[layer] for layer in self.layer_map}
             elif normalize == "variance":
@@ -245,10 +253,14 @@ class LRDPEFTTrainer(ThinkingTrainer):
         )
         task = output.loss_sum / (output.num_labels if num_items_in_batch is None else num_items_in_batch)
         terms = combine(distill, task, alpha=self.alpha, per_layer=per_layer)
+        total, more = terms.total, {}
+        if self.step_loss_weight > 0:
+            more["step_loss"] = self.step_loss(output, inputs, accumulated=accumulated)
+            total = total + self.step_loss_weight * more["step_loss"]
         if accumulated:
-            layers_noted = {f"distill_layer_{layer}": value for layer, value in terms.per_layer.items()}
-            self.note(loss=terms.total, distill=terms.distill, task=terms.task, **layers_noted)
-        loss = terms.total * (self.accelerator.num_processes if accumulated else 1)
+            more |= {f"distill_layer_{layer}": value for layer, value in terms.per_layer.items()}
+            self.note(loss=total, distill=terms.distill, task=terms.task, **more)
+        loss = total * (self.accelerator.num_processes if accumulated else 1)
         return (loss, output) if return_outputs else loss
 
     def _use_teacher_thoughts(self) -> bool:
@@ -317,26 +329,40 @@ class LRDPEFTTrainer(ThinkingTrainer):
         return {layer: joined[self.store.spec.layers.index(layer)] for layer in self.layer_map}
 
 
-def _last_stage(model: ThinkingModel) -> StageCollator:
-    """Return what makes a model's batches when all steps are thoughts."""
+def _last_stage(model: ThinkingModel, *, thoughts_per_step: int = 1, with_steps: bool = False) -> StageCollator:
+    """Return what makes a model's batches when all steps are thoughts.
+
+    Raises:
+        UserError: if the model's thoughts are no whole number of steps.
+    """
     num_thoughts = model.options.num_thoughts
-    return StageCollator(model, stage=num_thoughts, max_stage=num_thoughts, thoughts_per_step=1)
+    if thoughts_per_step < 1 or num_thoughts % thoughts_per_step:
+        raise UserError(
+            f"thoughts_per_step is {thoughts_per_step}, but the student thinks {num_thoughts} thoughts; it must be a "
+            "whole part of that number"
+        )
+    stage = num_thoughts // thoughts_per_step
+    return StageCollator(
+        model, stage=stage, max_stage=stage, thoughts_per_step=thoughts_per_step, with_steps=with_steps
+    )
 
 
-def _fitting(model: ThinkingModel, problems: Sequence[Problem], *, whose: str) -> list[Item]:
+def _fitting(collator: StageCollator, problems: Sequence[Problem], *, whose: str) -> list[Item]:
     """Encode problems for the last stage.
 
     Raises:
-        UserError: if some are longer, thoughts included, than the model's context.
+        UserError: if some are longer, thoughts included, than the model's context, or a step that a thought must write.
     """
+    model = collator.model
     encoded = items(model.encoder.encode_many(problems))
     limit = context_length(unwrap(model.lm).config)
     thoughts = model.options.num_thoughts
-    lengths = [row.length for row in thinking_rows(encoded, num_thoughts=thoughts, model=model)]
+    lengths = [max(row.length, *(len(step.ids) for step in row.steps), 0) for row in collator.rows(encoded)]
     num_too_long = 0 if limit is None else sum(length > limit for length in lengths)
     if num_too_long:
         raise UserError(
-            f"{num_too_long} of {len(problems)} problems with their {thoughts} thoughts are longer than the {whose}'s "
+            f"{num_too_long} of {len(problems)} problems with their {thoughts} thoughts"
+            f"{', or steps that a thought must write,' if collator.with_steps else ''} are longer than the {whose}'s "
             f"context of {limit} tokens (the longest has {max(lengths)}); leave them out before they reach the trainer"
         )
     return encoded

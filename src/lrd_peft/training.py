@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +29,7 @@ from lrd_peft.data.collate import IGNORED
 from lrd_peft.errors import UserError
 from lrd_peft.interrupt import signal_asked, take_up, until_safe
 from lrd_peft.model.saving import write_errors
-from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOutput
 from lrd_peft.processes import gather, highest, is_sharded, num_processes, rank
 from lrd_peft.progress import Progress
 from lrd_peft.sampling import LengthBucketSampler, ProcessBatches, StepSampler, Taken, problems_per_step
@@ -88,12 +89,19 @@ class _Survive(TrainerCallback):
 class ThinkingTrainer(Trainer):
     """Trains a thinking model on the task loss: cross-entropy, mean over the labelled tokens of an optimizer step.
 
+    With a `step_loss_weight` the loss has one more term, the mean cross-entropy of the tokens of replaced steps, each
+    step written from its last thought (written_steps.py); the collator is then asked for them.
+
     Args:
         model: the model; what requires a gradient is trained.
         items: encoded problems.
         collator: makes their batches at one stage.
         args: transformers' arguments.
         label: what the progress line calls this training.
+        step_loss_weight: weight of that term, at least 0.
+
+    Raises:
+        UserError: if the weight is negative.
     """
 
     # Ours are divided by the counts of the whole accumulated batch.
@@ -108,7 +116,13 @@ class ThinkingTrainer(Trainer):
         args: TrainingArguments,
         eval_items: Sequence[Item] | None = None,
         label: str = "training",
+        step_loss_weight: float = 0.0,
     ) -> None:
+        if not step_loss_weight >= 0:
+            raise UserError(f"step_loss_weight is {step_loss_weight}; it must be 0 (no such term) or above")
+        self.step_loss_weight = step_loss_weight
+        if step_loss_weight > 0:
+            collator = replace(collator, with_steps=True)
         super().__init__(
             model=model,
             args=args,
@@ -125,6 +139,7 @@ class ThinkingTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._first_noted = 0
         self._resumed: str | None = None
+        self._num_step_labels: Tensor | int = 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -160,9 +175,15 @@ class ThinkingTrainer(Trainer):
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        num_labels = sum(batch["labels"].ne(IGNORED).sum() for batch in batch_samples)
-        if self.args.world_size > 1 and torch.is_tensor(num_labels):
-            num_labels = self.accelerator.gather(num_labels.to(device)).sum()  # pyright: ignore
+        if self.step_loss_weight > 0:
+            self._num_step_labels = self._count_labels(batch_samples, "step_labels", device)
+        return self._count_labels(batch_samples, "labels", device)
+
+    def _count_labels(self, batch_samples: list[Any], name: str, device: torch.device) -> Tensor | int:
+        """Return how many labels an optimizer step has under a name, in all its batches and processes."""
+        num_labels = sum(batch[name].ne(IGNORED).sum() for batch in batch_samples if name in batch)
+        if self.args.world_size > 1:  # one of the processes may have none
+            num_labels = self.accelerator.gather(torch.as_tensor(num_labels, device=device)).sum()  # pyright: ignore
         return num_labels.to(device) if torch.is_tensor(num_labels) else num_labels
 
     def compute_loss(
@@ -174,9 +195,25 @@ class ThinkingTrainer(Trainer):
     ) -> Any:
         output = model(**inputs)
         loss = output.loss_sum / (output.num_labels if num_items_in_batch is None else num_items_in_batch)
+        if self.step_loss_weight > 0:
+            step_loss = self.step_loss(output, inputs, accumulated=num_items_in_batch is not None)
+            self.note(task=loss, step_loss=step_loss)
+            loss = loss + self.step_loss_weight * step_loss
         self.note(loss=loss)
         loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def step_loss(self, output: ThinkingOutput, inputs: Mapping[str, Any], *, accumulated: bool) -> Tensor:
+        """Return the mean cross-entropy of the tokens that thoughts must write, 0 where a batch has none.
+
+        Args:
+            accumulated: the mean is over the tokens of the whole optimizer step, not of this batch.
+        """
+        if output.step_loss_sum is None:
+            return torch.zeros_like(output.loss_sum)
+        return output.step_loss_sum / (
+            self._num_step_labels if accumulated else inputs["step_labels"].ne(IGNORED).sum()
+        )
 
     def note(self, **terms: Tensor) -> None:
         """Add to the running sums of the loss's parts; nothing is read from the device before the next log."""
@@ -305,13 +342,14 @@ class ThinkingTrainer(Trainer):
     ) -> tuple[Tensor, None, None]:
         with torch.no_grad():
             prepared: Any = self._prepare_inputs(inputs)
-            output = model(**prepared)
+            output = model(**{name: value for name, value in prepared.items() if not name.startswith("step_")})
         release(self.model)
         return output.loss_sum / output.num_labels, None, None
 
     def curve(self) -> list[dict[str, Any]]:
         """Return the log of the training: step, loss and its parts; without clocks, so that equal runs are equal."""
-        kept = ("step", "epoch", "loss", "task", "written", "distill", "learning_rate", "grad_norm", "eval_loss")
+        kept = ("step", "epoch", "loss", "task", "written", "distill", "step_loss")
+        kept += ("learning_rate", "grad_norm", "eval_loss")
         rows = []
         for row in self.state.log_history:
             chosen = {name: float(row[name]) for name in row if name in kept or name.startswith("distill_layer_")}

@@ -23,12 +23,14 @@ def test_each_field_is_of_one_phase_or_of_none() -> None:
         ({"teacher_learning_rate": 1e-3}, "teacher"),
         ({"max_stage": 3}, "teacher"),
         ({"warmup_steps": 5, "lr_scheduler": "cosine"}, "teacher"),
+        ({"teacher_step_loss_weight": 0.5}, "teacher"),
         ({"positions": "all"}, "store"),
         ({"store_layers": (7, 8, 9, 10, 11, 12)}, "store"),
         ({"distill_layers": (8, 9)}, "store"),
         ({"seed": 1, "teacher_seed": 0}, "student"),
         ({"student": "teacher:4"}, "student"),
         ({"distill_alpha": 0.0}, "student"),
+        ({"step_loss_weight": 0.5}, "student"),
         ({"lora_r": 8}, "student"),
         ({"learning_rate": 1e-3}, "student"),
         ({"methods": ("base",)}, "evaluation"),
@@ -125,10 +127,14 @@ def test_methods_share_what_they_agree_on() -> None:
         ("direct", {"learning_rate": 1e-3}, True),
         ("direct", {"student": "tiny-teacher"}, True),
         ("distill-lora", {"epochs_per_stage": 5.0, "distill_layers": (3,)}, False),
+        ("distill-lora", {"step_loss_weight": 0.5, "teacher_step_loss_weight": 0.5}, False),
         ("distill-lora", {"epochs_stage0": 5.0}, True),
         ("distill-lora", {"temperature": 1.0}, True),
         ("codi", {"codi_weight": 2.0}, True),
         ("codi", {"token_alpha": 0.1, "teacher_learning_rate": 1.0}, False),
+        ("codi", {"step_loss_weight": 0.5}, False),
+        ("latent-full", {"step_loss_weight": 0.5}, True),
+        ("teacher-latent", {"teacher_step_loss_weight": 0.5}, True),
         ("base", {"learning_rate": 1e-3, "warmup_steps": 7, "epochs": 9}, False),
         ("latent-lora", {"codi_weight": 2.0, "temperature": 9.0, "token_alpha": 0.1}, False),
     ],
@@ -182,3 +188,13 @@ def test_written_steps_need_the_teacher_that_writes() -> None:
     assert of("teacher", **pruned, **steps) == of("teacher", **pruned)
     assert of("store", **pruned, **steps) != of("store", **pruned)
     assert of("store", method="distill-lora", **steps) == of("store", method="distill-lora")
+
+
+def test_a_step_loss_counts_only_where_there_are_thoughts() -> None:
+    names = {"step_loss_weight", "teacher_step_loss_weight"}
+    weights: dict[str, Any] = dict.fromkeys(names, 0.5)
+    assert names <= set(RunConfig(**weights).result_fields())
+    assert RunConfig(**weights).fingerprint("teacher") != RunConfig().fingerprint("teacher")
+    assert not names & set(RunConfig(max_stage=0, **weights).result_fields())
+    with pytest.raises(ValueError, match="step_loss_weight"):
+        RunConfig(step_loss_weight=-0.1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from lrd_peft.data.collate import IGNORED, Row, collate, left_pad
+import pytest
+import torch
+
+from lrd_peft.data.collate import IGNORED, ReplacedStep, Row, collate, left_pad
 
 ROWS = [
     Row(index=4, question=(5, 6, 7), num_thoughts=2, suffix=(8, 9), answer_start=1),
@@ -48,3 +51,13 @@ def test_different_numbers_of_thoughts_share_no_batch():
 
 def test_the_length_of_a_row_counts_its_slots():
     assert ROWS[1].length == 1 + 2 + 4
+
+
+def test_replaced_steps_of_all_rows_stand_below_each_other():
+    plain = collate(ROWS, pad_id=0)
+    assert not {"step_labels", "step_places"} & set(plain)
+    steps = (ReplacedStep(0, (11,)), ReplacedStep(1, (12, 13, 14)))
+    batch = collate([ROWS[0], replace(ROWS[1], steps=steps)], pad_id=0)
+    assert batch["step_labels"].tolist() == [[11, IGNORED, IGNORED], [12, 13, 14]]
+    assert batch["step_places"].tolist() == [[1, 0], [1, 1]]
+    assert all(torch.equal(batch[name], plain[name]) for name in plain if name != "num_thoughts")

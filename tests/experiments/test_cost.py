@@ -30,10 +30,10 @@ from lrd_peft.model.thinking_model import ThinkingOptions
 ROWS = 8
 
 
-def batch_of(model: StudentModel, stage: int) -> Any:
+def batch_of(model: StudentModel, stage: int, *, with_steps: bool = False) -> Any:
     problems = list(generate("gsm-mini", split="train", num_problems=ROWS, seed=0))
     rows = items(model.encoder.encode_many(problems))
-    return StageCollator(model, stage=stage, max_stage=4, thoughts_per_step=1)(rows)
+    return StageCollator(model, stage=stage, max_stage=4, thoughts_per_step=1, with_steps=with_steps)(rows)
 
 
 def tiny(name: str, *, lora: bool, attention: str) -> tuple[StudentModel, int]:
@@ -63,6 +63,29 @@ def test_operations_of_training_are_those_that_torch_counts(name: str, lora: boo
         adapters=adapters,
     )
     assert ours.flops == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+@pytest.mark.parametrize(("name", "lora"), [("tiny-teacher", False), ("tiny-student", True)])
+def test_operations_of_steps_that_thoughts_write_are_those_that_torch_counts(name: str, lora: bool) -> None:
+    model, adapters = tiny(name, lora=lora, attention="eager")
+    counts = []
+    batch = batch_of(model, 4, with_steps=True)
+    for chosen in (batch, batch_of(model, 4)):
+        with FlopCounterMode(display=False) as counter:
+            output = model(**chosen)
+            loss = output.loss_sum if output.step_loss_sum is None else output.loss_sum + output.step_loss_sum
+            loss.backward()
+        counts.append(counter.get_total_flops())
+    num_steps, length = batch["step_labels"].shape
+    ours = batch_cost(
+        shape_of(unwrap(model.lm).config),
+        [Pass(length, length, rows=num_steps / ROWS)],
+        rows=ROWS,
+        labels=int(batch["step_labels"].ne(IGNORED).sum()) / ROWS,
+        trained="lora" if lora else "all",
+        adapters=adapters,
+    )
+    assert ours.flops == pytest.approx(counts[0] - counts[1], rel=0.03)
 
 
 def test_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:

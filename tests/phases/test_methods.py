@@ -185,3 +185,21 @@ def test_a_model_without_slots_writes_even_if_asked_to_think(tmp_path: Path) -> 
     # It writes on until it is cut off; after a forced marker an answer would have ended sooner.
     assert (summary["mean_thoughts"], summary["mean_passes"]) == (0, 4)
     assert "written: Ann" in solve(tmp_path / "run", [QUESTION])
+
+
+def test_thoughts_write_steps_in_both_phases(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    weights: dict[str, Any] = {"step_loss_weight": 0.5, "teacher_step_loss_weight": 0.25, "distill_alpha": 0.0}
+    run_phases(config(folder, "latent-lora", **weights, methods=()), PHASES)
+    lines = [line for line in read_record(folder / "record.json").curves if "loss" in line]
+    begun, latent = ([x for x in lines if x["phase"] == "teacher" and x["stage"] == stage] for stage in (0, 1))
+    students = [line for line in lines if line["phase"] == "student"]
+    assert begun and not any("step_loss" in line for line in begun)
+    for rows, weight in ((latent, 0.25), (students, 0.5)):
+        assert rows
+        for line in rows:
+            assert line["step_loss"] > 0
+            assert line["loss"] == pytest.approx(line["task"] + weight * line["step_loss"], rel=1e-4)
+    assert "weight of the steps that thoughts write: 0.5" in (folder / "student" / "README.md").read_text()
+    # The decoder is the model itself: what is saved is what a student without this loss would have.
+    assert {path.name for path in (folder / "student").glob("*.safetensors")} == {"adapter_model.safetensors"}

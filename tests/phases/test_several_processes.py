@@ -32,6 +32,7 @@ FLAGS = (
     *("--uniform_prob", "0.3", "--epochs", "2", "--eval_batch_size", "3", "--shard_bytes", "14400"),
     # In a store of bfloat16 the last bit of a teacher's state would become the third digit of a target.
     *("--store_dtype", "float32"),
+    *("--teacher_step_loss_weight", "0.5", "--step_loss_weight", "0.5"),
     # A log line is under way at a checkpoint.
     *("--logging_steps", "2", "--save_steps", "3", "--num_threads", "1", "--device", "cpu"),
 )

@@ -21,12 +21,13 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def make_trainer(folder: Path, **changes: Any) -> LRDPEFTTrainer:
-    """Adam, dropout, a schedule, projectors, a thought adapter and thoughts that are drawn."""
+    """Adam, dropout, a schedule, projectors, a thought adapter, drawn thoughts, steps written from them."""
     return trainer(
         folder,
         student_model=student(lora_dropout=0.2),
         teacher_model=tiny.teacher(width=32, seed=4),
         train_dataset=tiny.problems(20),
         thoughts_from="annealed",
+        step_loss_weight=0.3,
         arguments={**ARGUMENTS, **changes},
     )

@@ -138,6 +138,8 @@ class Fields(BaseModel):
     """Epochs of the last stage; epochs_per_stage if not given."""
     uniform_prob: Share = 0.0
     """Share of optimizer steps at a stage drawn from all, against forgetting."""
+    teacher_step_loss_weight: Annotated[float, Field(ge=0)] = 0.0
+    """As step_loss_weight, in the teacher's stages with thoughts."""
     teacher_learning_rate: Rate = 1e-4
     """Peak learning rate of the teacher."""
     teacher_batch_size: Count = 16
@@ -170,6 +172,8 @@ class Fields(BaseModel):
     """Distance between a student's and a teacher's hidden state."""
     thoughts_from: Literal["student", "teacher", "annealed"] = "student"
     """Whose thoughts are fed back in training: its own, the stored ones, or from these to those."""
+    step_loss_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of an added loss: the model must write each replaced step from its last thought (SIM-CoT)."""
     token_alpha: Share = 0.5
     """Alpha of the token losses: alpha * temperature^2 * KL + (1 - alpha) * L_task (standard-distill, distill-lora)."""
     temperature: Rate = 2.0

@@ -26,7 +26,7 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
         *("steps_style", "prompt_style", "max_length"),
         *("thoughts_per_step", "max_stage", "thought_projection", "thought_passes", "thought_markers"),
         *("teacher_tuning", "epochs_stage0", "epochs_per_stage", "epochs_last_stage", "uniform_prob"),
-        *("teacher_learning_rate", "teacher_batch_size", "teacher_seed"),
+        *("teacher_step_loss_weight", "teacher_learning_rate", "teacher_batch_size", "teacher_seed"),
         # both trainings have these
         *("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler"),
     ),
@@ -34,7 +34,7 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
     "student": (
         *("method", "student", "student_revision", "prune_how", "keep_blocks", "student_weights"),
         *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
-        *("token_alpha", "temperature", "codi_weight"),
+        *("step_loss_weight", "token_alpha", "temperature", "codi_weight"),
         *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
         *_LORA,
         "seed",
@@ -51,12 +51,15 @@ NO_RESULT = (
 
 # Fields that came when artifacts and records were there already, with the value that does as was done before. It stands
 # for a field that a record lacks, and has no part in a fingerprint.
-LATER: dict[str, Any] = {"align_to": "thoughts"}
+LATER: dict[str, Any] = {"align_to": "thoughts", "teacher_step_loss_weight": 0.0, "step_loss_weight": 0.0}
 
 
 # Fields that count only for some methods.
 _OF_LOSS = {
-    "latent": ("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
+    "latent": (
+        *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
+        "step_loss_weight",
+    ),
     "tokens": ("token_alpha", "temperature"),
     "self": ("codi_weight",),
 }
@@ -64,7 +67,7 @@ _OF_TEACHER = (
     *("quantization", "num_validation_problems", "teacher_tuning", "epochs_stage0", "uniform_prob"),
     *("teacher_learning_rate", "teacher_batch_size"),
 )
-_OF_LATER_STAGES = ("epochs_per_stage", "epochs_last_stage")
+_OF_LATER_STAGES = ("epochs_per_stage", "epochs_last_stage", "teacher_step_loss_weight")
 _OF_STUDENT_TRAINING = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds")
 _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
 
@@ -98,6 +101,8 @@ def _without_effect(values: Mapping[str, Any]) -> set[str]:
     """Return the fields that do nothing with the method of these values."""
     row = METHODS[values["method"]]
     unused = {name for loss, names in _OF_LOSS.items() if loss != row.loss for name in names}
+    if values["max_stage"] == 0:
+        unused |= {"teacher_step_loss_weight", "step_loss_weight"}
     teacher = needed_teacher(values)
     if teacher == "none":
         unused |= {*_OF_TEACHER, *_OF_LATER_STAGES}

@@ -3,18 +3,27 @@
 question   left-padded:  . . q q q        slots must align across a batch
 slots      one number of thoughts for the whole batch
 suffix     right-padded: s s # a e . .    remaining steps, marker, answer
+steps      right-padded: s s . .          one row for each step that a thought must write, if any
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedStep:
+    """Written steps that stand in thoughts: the thought that must write them (counted from 0), and their ids."""
+
+    slot: int
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,7 @@ class Row:
         num_thoughts: slots after the question.
         suffix: ids after the slots; all of them carry a label.
         answer_start: index into `suffix` of the answer's first token.
+        steps: what thoughts must write; empty unless the training asks for it.
     """
 
     index: int
@@ -34,6 +44,7 @@ class Row:
     num_thoughts: int
     suffix: tuple[int, ...]
     answer_start: int
+    steps: tuple[ReplacedStep, ...] = ()
 
     @property
     def length(self) -> int:
@@ -41,7 +52,7 @@ class Row:
 
 
 class Batch(TypedDict):
-    """A collated batch; B rows, Q question tokens, S suffix tokens.
+    """A collated batch; B rows, Q question tokens, S suffix tokens, K replaced steps of up to W tokens.
 
     Keys:
         index: int64 [B].
@@ -50,6 +61,8 @@ class Batch(TypedDict):
         labels: int64 [B, S], the suffix ids, -100 on padding.
         answer_start: int64 [B].
         num_thoughts: the batch's number of slots.
+        step_labels: int64 [K, W], right-padded, -100 on padding; left out, as is `step_places`, where K is 0.
+        step_places: int64 [K, 2], row and slot of the thought that must write it.
     """
 
     index: Tensor
@@ -59,6 +72,8 @@ class Batch(TypedDict):
     labels: Tensor
     answer_start: Tensor
     num_thoughts: int
+    step_labels: NotRequired[Tensor]
+    step_places: NotRequired[Tensor]
 
 
 def left_pad(sequences: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -84,7 +99,7 @@ def collate(rows: Sequence[Row], *, pad_id: int) -> Batch:
     for i, row in enumerate(rows):
         suffix_ids[i, : len(row.suffix)] = torch.tensor(row.suffix)
         labels[i, : len(row.suffix)] = suffix_ids[i, : len(row.suffix)]
-    return Batch(
+    batch = Batch(
         index=torch.tensor([row.index for row in rows]),
         question_ids=question_ids,
         question_mask=question_mask,
@@ -93,6 +108,13 @@ def collate(rows: Sequence[Row], *, pad_id: int) -> Batch:
         answer_start=torch.tensor([row.answer_start for row in rows]),
         num_thoughts=counts.pop(),
     )
+    steps = [(i, step) for i, row in enumerate(rows) for step in row.steps]
+    if steps:
+        batch["step_labels"] = torch.full((len(steps), max(len(step.ids) for _, step in steps)), IGNORED)
+        for j, (_, step) in enumerate(steps):
+            batch["step_labels"][j, : len(step.ids)] = torch.tensor(step.ids)
+        batch["step_places"] = torch.tensor([(i, step.slot) for i, step in steps])
+    return batch
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:

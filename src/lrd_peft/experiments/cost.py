@@ -85,10 +85,11 @@ def shape_of(config: PreTrainedConfig) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One model call over `tokens` positions of each row, that see `context` positions."""
+    """One model call over `tokens` positions of each row, that see `context` positions; `rows` for each problem."""
 
     tokens: float
     context: float
+    rows: float = 1
 
 
 def passes(question: float, thoughts: int, suffix: float) -> list[Pass]:
@@ -134,7 +135,7 @@ def batch_cost(
 
     Args:
         rows: problems in the batch.
-        labels: positions of each row at which the head runs.
+        labels: positions of each problem at which the head runs.
         trained: which weights get gradients.
         adapters: parameters of LoRA, for `lora`.
         weight_bytes: of one weight as the matrix products read it. Each call reads all of them once, and once more on
@@ -143,7 +144,7 @@ def batch_cost(
     total = Cost()
     linear, attention = {"all": (3, 3), "lora": (2, 3), "nothing": (1, 1)}[trained]
     for call in calls:
-        tokens = rows * call.tokens
+        tokens = rows * call.rows * call.tokens
         flops = linear * 2 * shape.matrices * tokens
         flops += attention * 4 * shape.blocks * shape.query_width * call.context * tokens
         read = shape.matrices * weight_bytes
@@ -170,8 +171,8 @@ def activation_bytes(shape: Shape, calls: Sequence[Pass], *, rows: int, labels: 
     output, residuals; gate, up, activated, product), and for each call the keys and values of all positions that it
     sees: the cache grows by copies. At a half precision also three tensors of logits.
     """
-    tokens = sum(call.tokens for call in calls)
-    seen = sum(call.context for call in calls)
+    tokens = sum(call.rows * call.tokens for call in calls)
+    seen = sum(call.rows * call.context for call in calls)
     per_block = (9 * shape.width + 4 * shape.mlp_width) * tokens + 2 * shape.kv_width * seen
     logits = 0 if item_bytes == 4 else (2 + 4 + 4) * shape.vocabulary * labels
     return rows * (shape.blocks * per_block * item_bytes + logits)

@@ -78,8 +78,17 @@ def _stages(run: Run) -> list[tuple[float, float, list[Pass]]]:
         # Steps are taken to be as many as stages.
         suffix = lengths.steps * (1 - stage / config.max_stage) + lengths.end
         epochs = config.last_stage_epochs if stage == config.max_stage else config.epochs_per_stage
-        found.append((epochs, suffix, passes(lengths.question, stage * config.thoughts_per_step, suffix)))
+        calls = passes(lengths.question, stage * config.thoughts_per_step, suffix)
+        found.append((epochs, *_with_steps(run, suffix, calls, stage=stage, weight=config.teacher_step_loss_weight)))
     return found
+
+
+def _with_steps(run: Run, labels: float, calls: list[Pass], *, stage: int, weight: float) -> tuple[float, list[Pass]]:
+    """Return labels and calls with those of the steps that thoughts write, if these have a weight."""
+    if weight == 0 or stage == 0:
+        return labels, calls
+    length = run.lengths.steps / run.config.max_stage
+    return labels + stage * length, [*calls, Pass(length, length, rows=stage)]
 
 
 def _student_calls(run: Run) -> list[tuple[float, list[Pass]]]:
@@ -90,6 +99,8 @@ def _student_calls(run: Run) -> list[tuple[float, list[Pass]]]:
     thinking = (lengths.end, passes(lengths.question, config.num_thoughts, lengths.end))
     if config.thoughts_from == "teacher" and METHODS[config.method].loss == "latent":
         thinking = (lengths.end, passes(lengths.question, 0, config.num_thoughts + lengths.end))
+    if METHODS[config.method].loss == "latent":
+        thinking = _with_steps(run, *thinking, stage=config.max_stage, weight=config.step_loss_weight)
     # Steps that vanish over the first half of the training are a quarter of them in the mean.
     fewer = lengths.steps / 4 + lengths.end
     return {

@@ -22,6 +22,7 @@ from lrd_peft.model.facts import block_count, fingerprint_base, hidden_size
 from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
 from lrd_peft.model.loading import load_lm
 from lrd_peft.model.thinking import gather_positions, head_logits, think, unwrap
+from lrd_peft.model.written_steps import summed_step_loss
 
 PROJECTIONS = ("none", "linear", "mlp")
 POSITIONS = ("thoughts+answer", "thoughts", "all")
@@ -61,6 +62,7 @@ class ThinkingOutput:
         mask: bool [B, P], the positions that a loss may use: valid ones but the first token.
         thoughts: [B, N, H], the inputs at the slots.
         logits: [labelled positions, V], float32 at least, row by row; None unless asked for.
+        step_loss_sum: summed cross-entropy of the steps that the batch has thoughts write; None if it has none.
     """
 
     loss_sum: Tensor
@@ -70,6 +72,7 @@ class ThinkingOutput:
     mask: Tensor
     thoughts: Tensor
     logits: Tensor | None = None
+    step_loss_sum: Tensor | None = None
 
 
 class ThoughtProjection(nn.Sequential):
@@ -209,6 +212,8 @@ class ThinkingModel(nn.Module):
         answer_start: Tensor,
         num_thoughts: int,
         index: Tensor | None = None,
+        step_labels: Tensor | None = None,
+        step_places: Tensor | None = None,
         layers: Sequence[int] = (),
         positions: str = "thoughts+answer",
         forced: Tensor | None = None,
@@ -240,6 +245,9 @@ class ThinkingModel(nn.Module):
             inputs = thinking.states[0]
             parts = [inputs[:, :start], thinking.thoughts, inputs[:, start + num_thoughts :]]
             thinking.states[0] = torch.cat(parts, dim=1)
+        step_loss = None
+        if step_labels is not None and step_places is not None:
+            step_loss = summed_step_loss(self.lm, thinking.thoughts, labels=step_labels, places=step_places)
         labelled = labels != IGNORED
         loss = thinking.last.new_zeros((), dtype=torch.float32)
         logits = None
@@ -271,6 +279,7 @@ class ThinkingModel(nn.Module):
             mask=mask,
             thoughts=thinking.thoughts,
             logits=logits,
+            step_loss_sum=step_loss,
         )
 
     def num_parameters(self, *, trainable: bool = False) -> int:

@@ -145,6 +145,8 @@ def _latent_trainer(config: RunConfig, store: Store, student: StudentModel, args
         positions=config.positions,
         align_to=config.align_to,
         thoughts_from=config.thoughts_from,
+        step_loss_weight=config.step_loss_weight,
+        thoughts_per_step=config.thoughts_per_step,
         args=args,
     )
 
@@ -202,6 +204,8 @@ def _card(config: RunConfig, student: StudentModel) -> str:
             "alpha": config.distill_alpha,
             "distilled layers of the teacher": list(config.distill_layers),
         }
+        if config.step_loss_weight > 0:
+            facts["weight of the steps that thoughts write"] = config.step_loss_weight
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     how = "in continuous thoughts" if method.thinks else "in written steps" if method.rows == "steps" else "at once"
     plain = (

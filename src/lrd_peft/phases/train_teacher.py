@@ -182,6 +182,8 @@ def _train_stage(
         ),
         args=training_arguments(config, student=False, epochs=stage.epochs, output_dir=folder, name=name),
         label=f"teacher, stage {stage.number} of {config.max_stage}",
+        # Stage 0 is also the teacher of methods without thoughts: it has the weight not even for steps drawn later.
+        step_loss_weight=config.teacher_step_loss_weight if stage.number > 0 else 0.0,
     )
     trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     return trainer.curve()
