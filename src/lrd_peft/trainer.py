@@ -17,15 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lrd_peft.curriculum import Item, StageCollator, items
+from lrd_peft.curriculum import Item
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.problem import Problem
 from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine, map_layers
 from lrd_peft.errors import UserError
-from lrd_peft.model.facts import context_length, fingerprint_tokenizer
 from lrd_peft.model.models import StudentModel, TeacherModel
-from lrd_peft.model.thinking import unwrap
-from lrd_peft.model.thinking_model import POSITIONS, ThinkingModel, ThinkingOutput
+from lrd_peft.model.thinking_model import POSITIONS, ThinkingOutput
+from lrd_peft.pairing import check_pair, check_same_problems, fitting, last_stage
 from lrd_peft.processes import is_main
 from lrd_peft.progress import Progress
 from lrd_peft.store import ALIGN_TO, Store
@@ -98,17 +97,17 @@ class LRDPEFTTrainer(ThinkingTrainer):
         if self.alpha > 0 or thoughts_from != "student":
             self._pair(tuple(distill_layers), student_layers)
             if store is not None:
-                _check_same_problems(store, train_dataset)
+                check_same_problems(store, train_dataset)
                 if align_to == "steps":
                     self._targets = store.target_mask(with_answer=positions == "thoughts+answer")
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
-        collator = _last_stage(student_model)
+        collator = last_stage(student_model)
         if step_loss_weight > 0:
-            collator = _last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=True)
+            collator = last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=True)
         super().__init__(
             student_model,
-            items=_fitting(collator, train_dataset, whose="student"),
-            eval_items=_fitting(collator, eval_dataset, whose="student") if eval_dataset else None,
+            items=fitting(collator, train_dataset, whose="student"),
+            eval_items=fitting(collator, eval_dataset, whose="student") if eval_dataset else None,
             collator=collator,
             args=args or default_arguments(output_dir, evaluate=bool(eval_dataset)),
             label=label,
@@ -119,7 +118,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         if self.layer_map:
             if self.teacher is not None:
                 self.teacher.requires_grad_(False).eval().to(self.args.device)
-                self._teacher_items = _fitting(_last_stage(self.teacher), train_dataset, whose="teacher")
+                self._teacher_items = fitting(last_stage(self.teacher), train_dataset, whose="teacher")
             if store is not None and store.spec.positions == positions:
                 self._variance = {layer: store.variance[layer] for layer in self.layer_map}
             elif normalize == "variance":
@@ -128,57 +127,15 @@ class LRDPEFTTrainer(ThinkingTrainer):
 
     def _pair(self, layers: tuple[int, ...], student_layers: Sequence[int] | None) -> None:
         """Check that teacher and student fit, map the layers, and give the student its projectors."""
-        if (self.store is None) == (self.teacher is None):
-            raise UserError("give the trainer a teacher_model or a store, one of the two, unless distill_alpha is 0")
-        if self.positions == "thoughts" and self.student.options.num_thoughts == 0:
-            raise UserError('positions="thoughts" with 0 thoughts leaves nothing to distil; use "thoughts+answer"')
-        if self.align_to == "steps" and (self.store is None or self.thoughts_from != "student"):
-            raise UserError(
-                'align_to="steps" needs a store made with it, no online teacher, and thoughts_from="student": extract '
-                'first, or use align_to="thoughts"'
-            )
-        if self.store is not None:
-            spec = self.store.spec
-            if self.align_to != spec.align_to:
-                raise UserError(
-                    f'the store is made for align_to "{spec.align_to}", the trainer wants "{self.align_to}"'
-                )
-            missing = [layer for layer in layers if layer not in spec.layers]
-            if missing:
-                raise UserError(
-                    f"the store holds layers {list(spec.layers)} of the teacher; distill_layers asks for "
-                    f"{missing} as well: extract again with these layers"
-                )
-            if self.thoughts_from != "student" and 0 not in spec.layers:
-                raise UserError(
-                    f'thoughts_from="{self.thoughts_from}" needs layer 0 (the thoughts themselves) in the store; '
-                    f"it holds {list(spec.layers)}"
-                )
-            if spec.num_thoughts != self.student.options.num_thoughts:
-                raise UserError(
-                    f"the store was made with {spec.num_thoughts} thoughts and the student thinks "
-                    f"{self.student.options.num_thoughts}; they must be equal"
-                )
-            if self.positions != spec.positions and not (
-                self.positions == "thoughts" and spec.positions == "thoughts+answer"
-            ):
-                raise UserError(f'the store holds positions "{spec.positions}", the trainer wants "{self.positions}"')
-            width, blocks = spec.hidden_size, int(spec.num_blocks)
-            tokenizer = spec.fingerprints.get("tokenizer", "")
-        else:
-            assert self.teacher is not None
-            if self.teacher.options.num_thoughts != self.student.options.num_thoughts:
-                raise UserError(
-                    f"the teacher thinks {self.teacher.options.num_thoughts} thoughts and the student "
-                    f"{self.student.options.num_thoughts}; they must be equal"
-                )
-            width, blocks = self.teacher.hidden_size, self.teacher.num_blocks
-            tokenizer = fingerprint_tokenizer(self.teacher.tokenizer)
-        if self.positions == "all" and tokenizer != fingerprint_tokenizer(self.student.tokenizer):
-            raise UserError(
-                'positions="all" needs teacher and student to have one tokenizer (their tokens must align one to one); '
-                'these differ: use positions="thoughts+answer"'
-            )
+        width, blocks = check_pair(
+            self.student,
+            self.teacher,
+            self.store,
+            layers=layers,
+            positions=self.positions,
+            align_to=self.align_to,
+            thoughts_from=self.thoughts_from,
+        )
         self.layer_map = map_layers(
             layers,
             teacher_blocks=blocks,
@@ -297,7 +254,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
     def _run_teacher(self, index: Sequence[int]) -> ThinkingOutput:
         """Run the online teacher over the problems with these indices, in its own tokens."""
         assert self.teacher is not None
-        rows = _last_stage(self.teacher)([self._teacher_items[i] for i in index])
+        rows = last_stage(self.teacher)([self._teacher_items[i] for i in index])
         batch = self._prepare_inputs(rows)  # pyright: ignore[reportArgumentType]
         return self.teacher(**batch, layers=sorted(self.layer_map), positions=self.positions, with_loss=False)
 
@@ -327,60 +284,6 @@ class LRDPEFTTrainer(ThinkingTrainer):
         rows = self.store.batch(index)
         joined = torch.cat([row[:, :slots][:, own] for own, row in zip(chosen, rows, strict=True)], dim=1)
         return {layer: joined[self.store.spec.layers.index(layer)] for layer in self.layer_map}
-
-
-def _last_stage(model: ThinkingModel, *, thoughts_per_step: int = 1, with_steps: bool = False) -> StageCollator:
-    """Return what makes a model's batches when all steps are thoughts.
-
-    Raises:
-        UserError: if the model's thoughts are no whole number of steps.
-    """
-    num_thoughts = model.options.num_thoughts
-    if thoughts_per_step < 1 or num_thoughts % thoughts_per_step:
-        raise UserError(
-            f"thoughts_per_step is {thoughts_per_step}, but the student thinks {num_thoughts} thoughts; it must be a "
-            "whole part of that number"
-        )
-    stage = num_thoughts // thoughts_per_step
-    return StageCollator(
-        model, stage=stage, max_stage=stage, thoughts_per_step=thoughts_per_step, with_steps=with_steps
-    )
-
-
-def _fitting(collator: StageCollator, problems: Sequence[Problem], *, whose: str) -> list[Item]:
-    """Encode problems for the last stage.
-
-    Raises:
-        UserError: if some are longer, thoughts included, than the model's context, or a step that a thought must write.
-    """
-    model = collator.model
-    encoded = items(model.encoder.encode_many(problems))
-    limit = context_length(unwrap(model.lm).config)
-    thoughts = model.options.num_thoughts
-    lengths = [max(row.length, *(len(step.ids) for step in row.steps), 0) for row in collator.rows(encoded)]
-    num_too_long = 0 if limit is None else sum(length > limit for length in lengths)
-    if num_too_long:
-        raise UserError(
-            f"{num_too_long} of {len(problems)} problems with their {thoughts} thoughts"
-            f"{', or steps that a thought must write,' if collator.with_steps else ''} are longer than the {whose}'s "
-            f"context of {limit} tokens (the longest has {max(lengths)}); leave them out before they reach the trainer"
-        )
-    return encoded
-
-
-def _check_same_problems(store: Store, problems: Sequence[Problem]) -> None:
-    """Raise a UserError unless row i of the store is problem i."""
-    if len(store) != len(problems):
-        raise UserError(
-            f"the store holds {len(store)} problems and train_dataset {len(problems)}: they must be the same, in order"
-        )
-    for i, problem in enumerate(problems):
-        stored = str(store.row(i)["question"])
-        if stored != problem.question:
-            raise UserError(
-                f"the store was made from other problems: its problem {i} begins with {stored[:60]!r}, "
-                f"that of train_dataset with {problem.question[:60]!r}"
-            )
 
 
 def _place(states: Tensor, valid: Tensor) -> Tensor:

@@ -20,18 +20,18 @@ from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from lrd_peft.callbacks import EndOnSignal, ShowProgress
 from lrd_peft.checkpoints import last_checkpoint, mark_complete, read_marker
 from lrd_peft.curriculum import Item, StageCollator
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.errors import UserError
-from lrd_peft.interrupt import signal_asked, take_up, until_safe
+from lrd_peft.interrupt import until_safe
 from lrd_peft.model.saving import write_errors
 from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOutput
-from lrd_peft.processes import gather, highest, is_sharded, num_processes, rank
-from lrd_peft.progress import Progress
+from lrd_peft.processes import gather, is_sharded, num_processes, rank
 from lrd_peft.sampling import LengthBucketSampler, ProcessBatches, StepSampler, Taken, problems_per_step
 from lrd_peft.sharding import (
     like,
@@ -45,45 +45,6 @@ from lrd_peft.sharding import (
 )
 
 _WEIGHTS = "model.safetensors"
-
-
-class _Show(TrainerCallback):
-    """Shows progress."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.progress: Progress | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.progress = Progress(self.label, total=state.max_steps, unit="steps", initial=state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress is not None:
-            self.progress.update(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        if self.progress is not None and logs and "loss" in logs:
-            self.progress.update(state.global_step, f"loss {float(logs['loss']):.4f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress is not None:
-            self.progress.close()
-
-
-class _Survive(TrainerCallback):
-    """Ends the training after the step in which a signal came, and takes up the log line of the one before."""
-
-    def __init__(self, trainer: ThinkingTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.take_up_log_line()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if number := highest(signal_asked()):
-            take_up(number)
-            control.should_save = control.should_training_stop = True
 
 
 class ThinkingTrainer(Trainer):
@@ -129,10 +90,10 @@ class ThinkingTrainer(Trainer):
             train_dataset=Taken(items),
             eval_dataset=eval_items,  # pyright: ignore[reportArgumentType]
             data_collator=collator,  # pyright: ignore[reportArgumentType]
-            callbacks=[_Show(label)],
+            callbacks=[ShowProgress(label)],
         )
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Survive(self))
+        self.add_callback(EndOnSignal(self.take_up_log_line))
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
         self._collator = collator
