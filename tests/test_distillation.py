@@ -81,6 +81,19 @@ def test_the_mask_leaves_the_other_positions_out():
     assert (per_layer[8].item(), per_layer[9].item()) == pytest.approx((2.5, 4.0))
 
 
+def test_problems_of_several_numbers_of_steps_by_hand():
+    # Two slots and the answer; one step, two steps. Squares: 1, (9), 4 | 16, 0, 1 in both units.
+    student = {3: torch.tensor([[[1.0], [3.0], [2.0]], [[4.0], [0.0], [1.0]]]).expand(2, 3, 2).clone().requires_grad_()}
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    total, _ = LatentDistillationLoss((3,))(student, {3: torch.zeros(2, 3, 2)}, mask=mask, variance={3: 2.0})
+    assert total.item() == pytest.approx((1 + 4 + 16 + 0 + 1) / 5 / 2)
+    total.backward()
+    gradient = student[3].grad
+    assert gradient is not None and not gradient[0, 1].any()
+    # d/dh of h^2 / (5 positions * 2 units * variance 2)
+    torch.testing.assert_close(gradient[1, 0], torch.full((2,), 2 * 4.0 / 20))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_padding_holds_neither_counts_nor_has_a_gradient(name: str):
     student = {8: torch.randn(1, 2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()}
