@@ -1,6 +1,7 @@
 """What every training of a thinking model shares: batches, checkpoints, the guard against NaN. Knows no teacher.
 
-Built on transformers' Trainer: optimizer, schedule, accumulation, mixed precision and distribution are its own.
+Built on transformers' Trainer: optimizer, schedule, accumulation, mixed precision and distribution are its own; weights
+that are spread over processes are sharding.py's.
 A checkpoint holds the trainable tensors only; which ones count is checkpoints.py's. A training that is asked to end
 (interrupt.py) finishes its optimizer step and saves one, between two log lines too: the sums of the line that is under
 way go with it.
@@ -8,6 +9,7 @@ way go with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -333,6 +335,10 @@ class ThinkingTrainer(Trainer):
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _defer_fsdp_gradient_reduction(self) -> contextlib.AbstractContextManager[None]:
+        # Whole gradients that wait for the last batch of a step would take the memory that is to be spared.
+        return contextlib.nullcontext()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded():

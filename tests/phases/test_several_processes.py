@@ -39,6 +39,7 @@ FLAGS = (
 ALONE = (*FLAGS, "--teacher_batch_size", "8", "--batch_size", "8")
 WEIGHTS = ("teacher/cot/model.safetensors", "teacher/latent/model.safetensors", "student/adapter_model.safetensors")
 HALVES = (*FLAGS, "--teacher_batch_size", "4", "--batch_size", "4")
+ACCUMULATED = (*FLAGS, "--teacher_batch_size", "4", "--batch_size", "2", "--gradient_accumulation_steps", "2")
 
 
 def free_port() -> str:
@@ -100,7 +101,7 @@ def two(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def spread(folder: Path) -> Path:
     """The same with weights, gradients and optimizer spread over the two (FSDP)."""
-    finish(accelerate("fsdp.yaml", "run", *HALVES, "--output_dir", str(folder / "spread")))
+    finish(accelerate("fsdp.yaml", "run", *ACCUMULATED, "--output_dir", str(folder / "spread")))
     return folder / "spread"
 
 
@@ -137,7 +138,7 @@ def test_spread_and_killed_and_started_again_ends_as_if_undisturbed(spread: Path
         for name in ("teacher", "store"):
             shutil.copytree(spread / name, run / name)
             shutil.copy(spread / f"{name}.done.json", run)
-    arguments = ("distill" if place == "student" else "train-teacher", *HALVES, "--output_dir", str(run))
+    arguments = ("distill" if place == "student" else "train-teacher", *ACCUMULATED, "--output_dir", str(run))
     asked = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
     processes = by_hand(*arguments, **asked)
     while not list(run.glob(f"checkpoints/{place}/checkpoint-3/complete.json")):

@@ -1,0 +1,25 @@
+"""What is refused before a run begins, where weights are spread over processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lrd_peft import processes
+from lrd_peft.config import RunConfig
+from lrd_peft.errors import UserError
+from lrd_peft.experiments.preflight import preflight
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "float16"}, 'dtype is "float16".*use "bfloat16"'),
+        ({"quantization": "4bit", "teacher_tuning": "qlora"}, 'quantization is "4bit".*ddp.yaml'),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(processes)["_sharding"], "asked", True)
+    with pytest.raises(UserError, match=said):
+        preflight(RunConfig(**options))
