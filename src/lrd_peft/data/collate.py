@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -51,7 +51,14 @@ class Row:
         return len(self.question) + self.num_thoughts + len(self.suffix)
 
 
-class Batch(TypedDict):
+class _Steps(TypedDict, total=False):
+    """What a batch has if thoughts must write steps."""
+
+    step_labels: Tensor
+    step_places: Tensor
+
+
+class Batch(_Steps):
     """A collated batch; B rows, Q question tokens, S suffix tokens, K replaced steps of up to W tokens.
 
     Keys:
@@ -72,8 +79,6 @@ class Batch(TypedDict):
     labels: Tensor
     answer_start: Tensor
     num_thoughts: int
-    step_labels: NotRequired[Tensor]
-    step_places: NotRequired[Tensor]
 
 
 def left_pad(sequences: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, Tensor]:
