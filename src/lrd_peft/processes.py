@@ -99,6 +99,10 @@ def _take_up_sharding() -> None:
         if _is_on(name):
             # A checkpointed block that runs again would add its keys and values to the cache again.
             raise UserError(f"the launcher asks for {name.lower()}, which does not go with thoughts; set it to false")
+    try:
+        from torch.distributed.fsdp import fully_shard  # noqa: F401
+    except ImportError as error:
+        raise UserError("the launcher asks for FSDP, which needs torch 2.6 or later") from error
     _sharding["asked"] = True
     _sharding["keeps_gathered"] = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "").lower() in ("false", "0")
     del os.environ["ACCELERATE_USE_FSDP"]  # read again by every Accelerator

@@ -6,7 +6,8 @@
 
 The thinking loop calls each block many times in one forward pass, and looks into embeddings and head from outside of
 their modules; both happen within the model's own call, in which its unit is whole. torch's `fully_shard` is used
-directly: accelerate has its FSDP on GPUs alone, and a model that can be tried nowhere else would not be tested.
+directly: accelerate has its FSDP on GPUs alone, and a model that can be tried nowhere else would not be tested. The
+oldest torch that we take has none of it, so it is loaded where it is asked for.
 """
 
 from __future__ import annotations
@@ -17,14 +18,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lrd_peft.model.prune import find_blocks
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.processes import keeps_gathered, num_processes
+from lrd_peft.processes import is_sharded, keeps_gathered, num_processes
 
 Model = TypeVar("Model", bound=ThinkingModel)
 
@@ -38,6 +36,9 @@ def shard(model: Model, device: torch.device, *, half: bool) -> Model:
         device: where this process computes.
         half: gather weights in bfloat16; gradients are still added up, and weights changed, in float32.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     # A pass over no padded row returns views, which nothing changes in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     model.to("cpu")
@@ -62,27 +63,39 @@ def shard(model: Model, device: torch.device, *, half: bool) -> Model:
 
 def release(model: nn.Module) -> None:
     """Leave this process nothing but its shards, after a forward and a backward pass."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    if is_sharded():
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
-def whole(value: Tensor) -> Tensor:
+def _is_part(value: Tensor) -> bool:
+    if not is_sharded():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
+def whole(value: Any) -> Tensor:
     """Return a tensor of which each process holds a shard, to each of them; any other as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if _is_part(value) else value
 
 
-def own_part(value: Tensor) -> Tensor:
+def own_part(value: Any) -> Tensor:
     """Return what this process holds of a tensor."""
-    return value.to_local() if isinstance(value, DTensor) else value
+    return value.to_local() if _is_part(value) else value
 
 
-def like(value: Tensor, parameter: Tensor) -> Tensor:
+def like(value: Tensor, parameter: Any) -> Tensor:
     """Return a whole tensor, which every process has, as it is spread like a parameter of its shape."""
-    if not isinstance(parameter, DTensor):
+    if not _is_part(parameter):
         return value
-    value = value.to(parameter.device)
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def put_together(sharded: nn.Module, model: nn.Module) -> None:

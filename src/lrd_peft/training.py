@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -246,7 +246,7 @@ class ThinkingTrainer(Trainer):
             self._check_weights()
             if self.is_distributed_loading_by_transformers:
                 put_together(self.model, model)
-                self.model = self.callback_handler.model = model.to(self.args.device)
+                self.model = self.callback_handler.model = model.to(self.args.device)  # pyright: ignore[reportArgumentType]
                 self.optimizer = self.callback_handler.optimizer = None
                 self.lr_scheduler = self.callback_handler.lr_scheduler = None
                 self.is_distributed_loading_by_transformers = False
@@ -331,19 +331,22 @@ class ThinkingTrainer(Trainer):
         if not is_sharded():
             super()._save_optimizer_and_scheduler(output_dir)
             return
+        assert self.lr_scheduler is not None
         state = whole_optimizer_state(self.optimizer)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
-    def _defer_fsdp_gradient_reduction(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Generator[None, None, None]:
         # Whole gradients that wait for the last batch of a step would take the memory that is to be spared.
-        return contextlib.nullcontext()
+        yield
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
+        assert self.lr_scheduler is not None
         state, schedule = (
             torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True, mmap=True)
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME)

@@ -71,9 +71,11 @@ def accelerate(configuration: str, *arguments: str) -> subprocess.Popen[str]:
     return start("accelerate.commands.launch", *launcher, *port, "-m", "lrd_peft.cli", *arguments)
 
 
-def by_hand(*arguments: str, second: tuple[str, ...] = (), **environment: str) -> list[subprocess.Popen[str]]:
+def by_hand(
+    *arguments: str, second: tuple[str, ...] = (), asked: dict[str, str] | None = None
+) -> list[subprocess.Popen[str]]:
     """Start the two processes without a launcher that would end one for the other; `second` has more flags."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", **environment}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", **(asked or {})}
     return [
         start("lrd_peft.cli", *arguments, *more, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
         for rank, more in enumerate(((), second))
@@ -142,7 +144,7 @@ def test_spread_and_killed_and_started_again_ends_as_if_undisturbed(spread: Path
             shutil.copy(spread / f"{name}.done.json", run)
     arguments = ("distill" if place == "student" else "train-teacher", *ACCUMULATED, "--output_dir", str(run))
     asked = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
-    processes = by_hand(*arguments, **asked)
+    processes = by_hand(*arguments, asked=asked)
     while not list(run.glob(f"checkpoints/{place}/checkpoint-3/complete.json")):
         assert processes[0].poll() is None, processes[0].communicate()[0]
         time.sleep(0.01)
@@ -150,7 +152,7 @@ def test_spread_and_killed_and_started_again_ends_as_if_undisturbed(spread: Path
         process.kill()
         process.communicate()
     assert not list(run.glob(f"checkpoints/{place}/checkpoint-3/*fsdp*"))
-    for process in by_hand(*arguments, **asked):
+    for process in by_hand(*arguments, asked=asked):
         finish(process)
     made = [name for name in WEIGHTS if name.startswith(place.partition("-")[0])]
     assert made and all((run / name).read_bytes() == (spread / name).read_bytes() for name in made)
