@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_replaced_steps_of_all_rows_stand_below_each_other():
     plain = collate(ROWS, pad_id=0)
     assert not {"step_labels", "step_places"} & set(plain)
     steps = (ReplacedStep(0, (11,)), ReplacedStep(1, (12, 13, 14)))
-    batch = collate([ROWS[0], replace(ROWS[1], steps=steps)], pad_id=0)
+    batch: Any = collate([ROWS[0], replace(ROWS[1], steps=steps)], pad_id=0)
     assert batch["step_labels"].tolist() == [[11, IGNORED, IGNORED], [12, 13, 14]]
     assert batch["step_places"].tolist() == [[1, 0], [1, 1]]
     assert all(torch.equal(batch[name], plain[name]) for name in plain if name != "num_thoughts")

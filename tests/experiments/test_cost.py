@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import StageCollator, items
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.data.generators import generate
@@ -22,6 +23,7 @@ from lrd_peft.experiments.cost import (
     training_memory,
     writing,
 )
+from lrd_peft.experiments.work import Lengths, Run, of_phases
 from lrd_peft.lora import create_lora_model
 from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
@@ -86,6 +88,25 @@ def test_operations_of_steps_that_thoughts_write_are_those_that_torch_counts(nam
         adapters=adapters,
     )
     assert ours.flops == pytest.approx(counts[0] - counts[1], rel=0.03)
+
+
+def test_steps_that_thoughts_write_cost_their_phase_so_many_calls_more() -> None:
+    model, _ = tiny("tiny-student", lora=False, attention="sdpa")
+    shape = shape_of(unwrap(model.lm).config)
+
+    def costs(**weights: float) -> dict[str, Any]:
+        config = RunConfig(method="latent-full", epochs=2, num_validation_problems=0, **weights)  # pyright: ignore
+        lengths = Lengths(question=20, steps=40, marker=3, answer=2)
+        run = Run(config, shape, shape, 0, 0, lengths, num_problems=100, num_held_out=10)
+        return {phase: cost.flops for phase, cost in of_phases(run).items()}
+
+    plain = costs()
+    # four steps of ten tokens; in phase 1 one, two, three and four of them, an epoch each
+    one = batch_cost(shape, [Pass(10, 10)], rows=100, labels=10, trained="all").flops
+    more = costs(teacher_step_loss_weight=0.5, step_loss_weight=0.5)
+    assert more["teacher"] - plain["teacher"] == pytest.approx(10 * one)
+    assert more["student"] - plain["student"] == pytest.approx(2 * 4 * one)
+    assert (more["store"], more["evaluation"]) == (plain["store"], plain["evaluation"])
 
 
 def test_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:

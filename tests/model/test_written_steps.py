@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_each_step_by_itself(family: str, peft: bool, p
 def test_a_stage_that_still_writes_steps_asks_for_the_replaced_ones_only(family: str):
     student = made(family)
     rows = rows_of(student)
-    batch = collator(student, stage=1)(rows)
+    batch: Any = collator(student, stage=1)(rows)
     assert batch["step_places"].tolist() == [[i, 1] for i in range(4)]
     loss = student(**batch).step_loss_sum
     assert loss.item() == pytest.approx(plain_loss(student, rows, stage=1, last=False).item(), rel=1e-5)
@@ -96,7 +96,7 @@ def test_a_stage_that_still_writes_steps_asks_for_the_replaced_ones_only(family:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_gradients_reach_the_thoughts_of_the_steps_and_no_others(family: str):
     student = made(family)
-    batch = collator(student)(rows_of(student))
+    batch: Any = collator(student)(rows_of(student))
     thoughts = torch.randn(4, 4, student.hidden_size, requires_grad=True)
     summed_step_loss(student.lm, thoughts, labels=batch["step_labels"], places=batch["step_places"]).backward()
     assert thoughts.grad is not None
@@ -143,7 +143,7 @@ def test_problems_without_steps_and_the_stage_without_thoughts_have_no_such_loss
 @pytest.mark.parametrize("projection", ["none", "linear"])
 def test_half_precision_stays_loosely_equal(projection: str):
     student = made("llama", projection=projection)
-    batch = collator(student)(rows_of(student))
+    batch: Any = collator(student)(rows_of(student))
     exact = student(**batch).step_loss_sum.item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert student(**batch).step_loss_sum.item() == pytest.approx(exact, rel=0.1)

@@ -100,9 +100,9 @@ def test_the_first_step_loss_is_the_mean_over_all_tokens_of_the_steps(tmp_path: 
         step_loss_weight=0.7,
         arguments={"per_device_train_batch_size": 8, **SGD},
     )
-    chosen: Any = run.train_dataset
-    batch = run._collator(chosen.items)
-    num_tokens = sum(len(step) for item in chosen.items for step in item.encoded.steps)
+    rows = items(own.encoder.encode_many(tiny.problems(8)))
+    batch = run._collator(rows)
+    num_tokens = sum(len(step) for row in rows for step in row.encoded.steps)
     with torch.no_grad():
         expected = own(**batch).step_loss_sum.item() / num_tokens
     run.train()
