@@ -124,3 +124,13 @@ def test_the_command_fails_on_a_changed_number(
     assert "README.md:" in capsys.readouterr().out
     assert cli.main(["report", "--update"]) is None
     assert cli.main(["report", "--check"]) is None
+
+
+def test_a_value_of_an_axis_is_tested_against_the_first(tmp_path: Path) -> None:
+    records = [made.record(seed=seed, distill_alpha=alpha) for seed in (0, 1) for alpha in (0, 0.9)]
+    facts = study_facts(read_study(made.save(tmp_path / "results" / "alpha", *records)))
+    tests = facts["against_first"]["gsm-mini"]
+    assert list(tests) == ["latent-lora@0.9"]
+    means = {value: facts["accuracy"]["gsm-mini"][f"latent-lora@{value}"]["mean"] for value in ("0", "0.9")}
+    assert tests["latent-lora@0.9"]["difference"] == pytest.approx(means["0.9"] - means["0"])
+    assert tests["latent-lora@0.9"]["num_seeds"] == 2

@@ -25,7 +25,8 @@ from typing import Any
 from lrd_peft.errors import UserError, nearest
 from lrd_peft.records import read_record
 from lrd_peft.report.build import tables
-from lrd_peft.report.cells import against_ours, cells
+from lrd_peft.report.cells import Cell, against_ours, cells
+from lrd_peft.report.estimates import paired_test
 from lrd_peft.report.main_table import main_table, p_text, run_table, sweep_table, value_label
 from lrd_peft.report.results import Study, read_results, read_study
 
@@ -117,17 +118,23 @@ def study_facts(study: Study) -> dict[str, Any]:
         accuracy.<data set>.<method>.mean (also low, high, num_seeds, num_problems)
         passes.<data set>.<method>, seconds_per_problem.<data set>.<method>
         against_ours.<data set>.<method>.difference (also p_problems, p_seeds): latent-lora less that method
+        against_first.<data set>.<method>@<value>.difference (also p_problems, p_seeds): that value of the axis less the
+            first one
         num_records, num_seeds
 
     Where the study has an axis, "@" and the value follow the method: latent-lora@16.
     """
     facts: dict[str, Any] = {"num_records": len(study.records), "num_seeds": study.num_seeds}
     found = cells(study.records, by=study.axis, own=study.axis is not None)
+    first: dict[tuple[str, str], Cell] = {}
     for cell in found:
         name = cell.method if study.axis is None else f"{cell.method}@{value_label(cell.value)}"
         _put(facts, ("accuracy", cell.dataset, name), asdict(cell.accuracy))
         _put(facts, ("passes", cell.dataset, name), cell.mean("mean_passes").mean)
         _put(facts, ("seconds_per_problem", cell.dataset, name), cell.mean("seconds_per_problem").mean)
+        other = first.setdefault((cell.method, cell.dataset), cell)
+        if other is not cell:
+            _put(facts, ("against_first", cell.dataset, name), asdict(paired_test(cell.outcomes, other.outcomes)))
     for (method, dataset), test in (against_ours(found) if study.axis is None else {}).items():
         _put(facts, ("against_ours", dataset, method), asdict(test))
     return facts
