@@ -101,9 +101,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
                 if align_to == "steps":
                     self._targets = store.target_mask(with_answer=positions == "thoughts+answer")
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
-        collator = last_stage(student_model)
-        if step_loss_weight > 0:
-            collator = last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=True)
+        collator = last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=step_loss_weight > 0)
         super().__init__(
             student_model,
             items=fitting(collator, train_dataset, whose="student"),

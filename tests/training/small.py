@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +57,29 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name, value in after.items() if not torch.equal(value, before[name])}
 
 
+def assert_same_runs(*after: tuple[dict[str, Tensor], list[dict[str, Any]]]) -> None:
+    """Two trainings, weights and curve of each, that differ in how many small batches make a step."""
+    assert_close(*(result[0] for result in after))
+    for ours, theirs in zip(*(result[1] for result in after), strict=True):
+        del ours["epoch"], theirs["epoch"]  # counted in small batches
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def _spec(
+    teacher: TeacherModel, problems: Sequence[Problem], *, num_thoughts: int, layers: Sequence[int], **chosen: Any
+) -> StoreSpec:
+    return StoreSpec(
+        fingerprints={**teacher.fingerprints(), "data": "made"},
+        teacher_name=teacher.name,
+        layers=tuple(layers),
+        num_thoughts=num_thoughts,
+        hidden_size=teacher.hidden_size,
+        num_blocks=teacher.num_blocks,
+        num_problems=len(problems),
+        **chosen,
+    )
+
+
 def make_store(
     teacher: TeacherModel,
     problems: Sequence[Problem],
@@ -66,20 +90,10 @@ def make_store(
     dtype: str = "float32",
 ) -> Store:
     """Write a store one problem at a time, so that nothing shares a batch with anything."""
-    spec = StoreSpec(
-        fingerprints={**teacher.fingerprints(), "data": "made"},
-        teacher_name=teacher.name,
-        layers=tuple(layers),
-        num_thoughts=teacher.options.num_thoughts,
-        hidden_size=teacher.hidden_size,
-        num_blocks=teacher.num_blocks,
-        num_problems=len(problems),
-        positions=positions,
-        dtype=dtype,
-    )
+    stage = teacher.options.num_thoughts
+    spec = _spec(teacher, problems, num_thoughts=stage, layers=layers, positions=positions, dtype=dtype)
     with StoreWriter.open(folder, spec) as writer, torch.no_grad():
         for item in items(teacher.encoder.encode_many(problems)):
-            stage = teacher.options.num_thoughts
             row = row_at(item, stage=stage, thoughts_per_step=1, model=teacher, last=True)
             output = teacher(**collate([row], pad_id=0), layers=layers, positions=positions, with_loss=False)
             states = torch.stack([output.states[layer][0, output.valid[0]] for layer in layers])
@@ -101,14 +115,11 @@ def make_written_store(
     batch_size: int = 3,
 ) -> Store:
     """Write a store of the states at the ends of written steps, as phase 2 does."""
-    spec = StoreSpec(
-        fingerprints={**teacher.fingerprints(), "data": "made"},
-        teacher_name=teacher.name,
-        layers=tuple(layers),
+    spec = _spec(
+        teacher,
+        problems,
         num_thoughts=num_thoughts,
-        hidden_size=teacher.hidden_size,
-        num_blocks=teacher.num_blocks,
-        num_problems=len(problems),
+        layers=layers,
         positions=positions,
         dtype=dtype,
         align_to="steps",

@@ -13,7 +13,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.model.models import TeacherModel
 from lrd_peft.training import ThinkingTrainer
 from tests import tiny
-from tests.training.small import assert_close, make_store, moved, student, trainer, weights
+from tests.training.small import assert_close, assert_same_runs, make_store, moved, student, trainer, weights
 from tests.training.test_numbers import MANY_STEPS, NO_STEPS
 
 SGD = {"optim": "sgd", "learning_rate": 0.1}
@@ -57,10 +57,7 @@ def test_accumulated_batches_of_a_student_equal_one_large_batch(online: bool, tm
         run.train()
         assert moved(before, weights(own))
         after.append((weights(own), run.curve()))
-    assert_close(after[0][0], after[1][0])
-    for ours, theirs in zip(after[0][1], after[1][1], strict=True):
-        del ours["epoch"], theirs["epoch"]
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert_same_runs(*after)
 
 
 @pytest.mark.parametrize("uniform_prob", [0.0, 1.0])

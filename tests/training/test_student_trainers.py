@@ -21,7 +21,7 @@ from lrd_peft.sampling import count_steps
 from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.training import ThinkingTrainer
 from tests import tiny
-from tests.training.small import assert_close, moved, student, weights
+from tests.training.small import assert_same_runs, moved, student, weights
 
 SGD = {"optim": "sgd", "learning_rate": 0.1}
 WIDER: dict[str, Any] = {"width": 32, "seed": 4}
@@ -131,10 +131,7 @@ def test_accumulated_batches_equal_one_large_batch(make: Any, tmp_path: Path):
         assert run.state.global_step == 3  # 8, 8 and 4 problems
         assert moved(before, weights(own))
         after.append((weights(own), run.curve()))
-    assert_close(*(result[0] for result in after))
-    for ours, theirs in zip(*(result[1] for result in after), strict=True):
-        del ours["epoch"], theirs["epoch"]  # counted in small batches
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert_same_runs(*after)
 
 
 def test_the_logged_loss_is_the_sum_of_its_logged_parts(tmp_path: Path):

@@ -15,7 +15,7 @@ from lrd_peft.model.thinking import unwrap
 from lrd_peft.trainer import LRDPEFTTrainer
 from lrd_peft.training import ThinkingTrainer
 from tests import tiny
-from tests.training.small import LAYERS, assert_close, make_store, moved, student, trainer, weights
+from tests.training.small import LAYERS, assert_close, assert_same_runs, make_store, moved, student, trainer, weights
 
 # Adam turns rounding into steps of its own size; plain gradient descent shows what the gradients are.
 SGD = {"optim": "sgd", "learning_rate": 0.1}
@@ -52,10 +52,7 @@ def test_accumulated_batches_equal_one_large_batch(positions: str | None, num: i
         assert run.state.global_step == 3  # 8, 8 and 4 problems
         after.append((weights(own), run.curve()))
         assert moved(before, after[-1][0])
-    assert_close(*(result[0] for result in after))
-    for ours, theirs in zip(*(result[1] for result in after), strict=True):
-        del ours["epoch"], theirs["epoch"]  # counted in small batches
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert_same_runs(*after)
 
 
 @pytest.mark.parametrize("uniform_prob", [0.0, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data.collate import collate
 from lrd_peft.data.problem import Problem
 from lrd_peft.errors import UserError
-from lrd_peft.model.models import TeacherModel
+from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.store import Store, StoreWriter
+from lrd_peft.trainer import LRDPEFTTrainer
 from tests import tiny
 from tests.training.small import LAYERS, assert_close, make_store, make_written_store, student, trainer, weights
 
@@ -93,6 +95,11 @@ def test_the_last_stored_layer_may_lie_below_the_last_block(tmp_path: Path) -> N
         torch.testing.assert_close(few.states(index), every.states(index)[1:3], rtol=0, atol=1e-6)
 
 
+def aligned(folder: Path, own: StudentModel, store: Store, data: Sequence[Problem], **changes: Any) -> LRDPEFTTrainer:
+    """Return what trains a student on a store of written steps."""
+    return trainer(folder, student_model=own, store=store, train_dataset=data, align_to="steps", **changes)
+
+
 def with_filler(store: Store, folder: Path, *, value: float) -> Store:
     """Return the same store with something else where there is no end of a step."""
     mask = store.target_mask(with_answer=store.spec.positions == "thoughts+answer")
@@ -114,15 +121,7 @@ def test_filler_has_no_influence(each: int, asked: str, tmp_path: Path) -> None:
         used = with_filler(store, tmp_path / f"{value}", value=value)
         assert used.variance == store.variance
         own = student(num_thoughts=4)
-        run = trainer(
-            tmp_path,
-            student_model=own,
-            store=used,
-            train_dataset=MIXED,
-            align_to="steps",
-            positions=asked,
-            arguments=SGD,
-        )
+        run = aligned(tmp_path, own, used, MIXED, positions=asked, arguments=SGD)
         run.train()
         results.append((run.curve(), weights(own)))
     assert results[0][0] == results[1][0]
@@ -134,14 +133,7 @@ def test_the_loss_is_the_mean_over_the_ends_of_steps_and_the_answer(tmp_path: Pa
     data, teacher = MIXED[:8], tiny.teacher(seed=4)
     store = make_written_store(teacher, data, tmp_path / "store", num_thoughts=4, thoughts_per_step=2)
     own = student(num_thoughts=4)
-    run = trainer(
-        tmp_path,
-        student_model=own,
-        store=store,
-        train_dataset=data,
-        align_to="steps",
-        arguments={**SGD, "per_device_train_batch_size": 8},
-    )
+    run = aligned(tmp_path, own, store, data, arguments={**SGD, "per_device_train_batch_size": 8})
     targets: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in LAYERS}
     encoded = items(own.encoder.encode_many(data))
     for problem, row in zip(data, thinking_rows(encoded, num_thoughts=4, model=own), strict=True):
@@ -170,15 +162,7 @@ def test_accumulated_batches_equal_one_large_batch(positions: str, tmp_path: Pat
     for parts in (1, 8):
         own = student()
         arguments = {**SGD, "per_device_train_batch_size": 8 // parts, "gradient_accumulation_steps": parts}
-        run = trainer(
-            tmp_path,
-            student_model=own,
-            store=store,
-            train_dataset=data,
-            align_to="steps",
-            positions=positions,
-            arguments=arguments,
-        )
+        run = aligned(tmp_path, own, store, data, positions=positions, arguments=arguments)
         run.train()
         after.append((weights(own), run.curve()[0]["distill"]))
     assert_close(after[0][0], after[1][0])
@@ -191,9 +175,7 @@ def test_slots_alone_are_scaled_by_their_own_variance(tmp_path: Path) -> None:
     for positions in ("thoughts", "thoughts+answer"):
         store = make_written_store(teacher, MIXED, tmp_path / positions, positions=positions)
         own = student()
-        run = trainer(
-            tmp_path, student_model=own, store=store, train_dataset=MIXED, align_to="steps", positions="thoughts"
-        )
+        run = aligned(tmp_path, own, store, MIXED, positions="thoughts")
         assert run._variance is not None and all(value > 0 for value in run._variance.values())
         results.append(run._variance)
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -203,15 +185,7 @@ def test_an_optimizer_step_without_a_written_step_learns_the_task_alone(tmp_path
     data = [*STEPLESS, counting(5, 2)]
     store = make_written_store(tiny.teacher(seed=4), data, tmp_path / "store")
     own = student()
-    run = trainer(
-        tmp_path,
-        student_model=own,
-        store=store,
-        train_dataset=data,
-        align_to="steps",
-        positions="thoughts",
-        arguments={"per_device_train_batch_size": 1},
-    )
+    run = aligned(tmp_path, own, store, data, positions="thoughts", arguments={"per_device_train_batch_size": 1})
     run.train()
     distilled = [row["distill"] for row in run.curve()]
     assert sorted(value == 0 for value in distilled) == [False, True, True, True, True]

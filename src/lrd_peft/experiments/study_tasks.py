@@ -189,10 +189,8 @@ def _work(task: Task) -> None:
 def _same_run(task: Task) -> Record | None:
     """Return the record that another study beside this one has of a cell's very configuration, or None."""
     wanted = portable(task.config.result_fields())
-    for path in sorted(task.folder.root.glob("*/records/*.json")):
+    for path in sorted(task.folder.root.glob(f"*/records/*--seed{task.config.seed}.json")):
         record = read_record(path)
-        if record.seed != task.config.seed:
-            continue
         try:
             found = RunConfig.model_validate(record.config)
         except ValidationError:  # of another version

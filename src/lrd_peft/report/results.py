@@ -100,9 +100,7 @@ def find_axis(name: str, records: Sequence[Record]) -> str | None:
     """Return the field along which the records vary, or None if none or several do and the name does not tell."""
     known = AXES.get(name.removesuffix(QUICK))
     fields = sorted({field for record in records for field in record.config} - _NO_AXIS)
-    # A record that lacks a field is older than it.
-    held = {field: {json.dumps(r.config[field]) for r in records if field in r.config} for field in fields}
-    varied = [field for field in fields if len(held[field]) > 1]
+    varied = [field for field in fields if len({json.dumps(record.config.get(field)) for record in records}) > 1]
     if known in varied:
         return known
     # Several methods under another name are compared with each other, not along a field.

@@ -57,11 +57,12 @@ class ShardBuffer:
         except (TypeError, ValueError) as error:
             raise UserError(f"problem {index}: its row cannot be written as JSON: {error}") from error
         num_positions = states.shape[1]
-        targets = None
+        # The first token is an attention sink, and filler is not of the teacher.
+        counted: slice | list[int] = slice(1 if self._spec.positions == "all" else 0, None)
         if self._spec.align_to == "steps":
             if not isinstance(row.get("steps"), list | tuple):
                 raise UserError(f"problem {index}: its row has no steps, which say where its states are aligned")
-            targets = list(self._spec.targets(len(row["steps"])))
+            counted = list(self._spec.targets(len(row["steps"])))
         start = self.num_positions * num_layers
         stop = start + num_positions * num_layers
         self._reserve(stop)
@@ -70,13 +71,9 @@ class ShardBuffer:
         sums = self._row_sums(target).view(2, num_layers, num_positions)
         if not math.isfinite(float(sums[1].sum())):
             self._raise_not_finite(index, states, sums[1], row)
-        if targets is not None:  # filler is not of the teacher
-            self.sums += sums[:, :, targets].sum(dim=2)
-            self.count += len(targets) * hidden_size
-        else:
-            skipped = 1 if self._spec.positions == "all" else 0  # the first token is an attention sink
-            self.sums += sums[:, :, skipped:].sum(dim=2)
-            self.count += max(0, num_positions - skipped) * hidden_size
+        chosen = sums[:, :, counted]
+        self.sums += chosen.sum(dim=2)
+        self.count += chosen.shape[2] * hidden_size
         self.num_positions += num_positions
         self.rows.append(text)
         self._offsets.append(self.num_positions)
