@@ -111,6 +111,9 @@ def test_a_second_call_runs_nothing_and_the_dry_run_says_so(whole: Path) -> None
 
 def test_a_cell_that_another_study_has_is_taken_over(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "out", tmp_path / "out", symlinks=True)
+    damaged = tmp_path / "out" / "half" / "records" / "half--seed0.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"schema')
     other = "{title: Other, recipe: recipe.yaml, axes: {normalize: [variance, none]}, seeds: [0]}"
     finish(study(tmp_path, "other.yaml", other, "--distill_alpha", "0.5"))
     place = tmp_path / "out" / "other"

@@ -190,10 +190,10 @@ def _same_run(task: Task) -> Record | None:
     """Return the record that another study beside this one has of a cell's very configuration, or None."""
     wanted = portable(task.config.result_fields())
     for path in sorted(task.folder.root.glob(f"*/records/*--seed{task.config.seed}.json")):
-        record = read_record(path)
         try:
+            record = read_record(path)
             found = RunConfig.model_validate(record.config)
-        except ValidationError:  # of another version
+        except (UserError, ValidationError):  # damaged, or of another version: that study's concern
             continue
         if portable(found.result_fields()) == wanted:
             print(f"taken over from {path}: the same configuration")
