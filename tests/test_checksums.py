@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ def test_any_changed_digit_breaks_the_seal(tmp_path: Path) -> None:
             assert read_sealed(path) in (None, {**json.loads(path.read_bytes())})
             if b'"sha256"' in path.read_bytes():
                 assert read_sealed(path) is None, path.read_bytes()
+
+
+def test_checksums_of_an_earlier_version_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    write_sealed(tmp_path / "files.json", {"files": {"a": [5, hashlib.sha256(b"12345").hexdigest()]}})
+    assert folder_damages(tmp_path) == []
+    (tmp_path / "a").write_bytes(b"12346")
+    (damage,) = folder_damages(tmp_path)
+    assert "a is damaged: checksum " in damage
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "\xff", "[" * 100_000], ids=lambda text: text[:5] or "empty")

@@ -34,7 +34,6 @@ from typing import Any
 from lrd_peft.checksums import (
     checksums,
     damages,
-    file_digest,
     folder_damages,
     read_checksums,
     read_sealed,
@@ -276,7 +275,7 @@ class RunFolder:
         """Return a hash of what an artifact is, without clocks; None where that is not known (missing, damaged)."""
         if name == "store":
             manifest = self.store / "manifest.json"
-            return file_digest(manifest)[:32] if manifest.is_file() else None
+            return hashlib.sha256(manifest.read_bytes()).hexdigest()[:32] if manifest.is_file() else None
         files = read_checksums(self.root / name) or {}
         tensors = [[file, *files[file]] for file in sorted(files) if file.endswith(".safetensors")]
         return hashlib.sha256(json.dumps(tensors).encode()).hexdigest()[:32] if tensors else None

@@ -254,7 +254,7 @@ def reseal(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 99}, "store format 99, this version knows 1"),
+        ({"version": 99}, "store format 99, this version knows 1 and 2"),
         ({"shards": []}, "do not hold each problem once"),
         ({"shards": [{"shard": "../../elsewhere"}]}, "is damaged"),
         ({"shards": 3}, "is damaged"),

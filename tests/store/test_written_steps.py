@@ -44,7 +44,7 @@ def test_a_store_of_thoughts_is_as_before_there_was_another(tmp_path: Path) -> N
     assert made.SPEC.digest(2) == "0974d320affab0ef"
     assert (
         made.contents(made.make(tmp_path))["manifest.json"]
-        == "d20ef9854625a6eccdf2b510d6c6fe7d1b9eaf4a964c0122ff740538f0a4436b"
+        == "55ce453c33ace24f206be7d5a91d7725d02835eb6c6a157fc04af76f663be071"
     )
     assert made.spec(thoughts_per_step=2) == made.SPEC, "it says nothing where thoughts are stored"
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lrd_peft.checksums import file_damage
+from lrd_peft.checksums import file_damage, new_digest
 from lrd_peft.errors import UserError
 from lrd_peft.store.format import ITEM_BYTES, ShardEntry, StoreSpec
 
@@ -31,9 +30,9 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write to a temporary name, fsync, rename; return size and SHA-256. The caller syncs the folder."""
+    """Write to a temporary name, fsync, rename; return size and checksum. The caller syncs the folder."""
     temporary = path.with_name(path.name + ".tmp")
-    digest = hashlib.sha256()
+    digest = new_digest()
     size = 0
     try:
         with open(temporary, "wb", buffering=0) as file:
@@ -58,8 +57,8 @@ def write_atomic(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, 
 def shard_damage(folder: Path, entry: ShardEntry) -> list[str]:
     """What is wrong with the two files of a shard."""
     found = (
-        file_damage(folder / entry.name, num_bytes=entry.num_bytes, sha256=entry.sha256),
-        file_damage(folder / entry.rows_name, num_bytes=entry.rows_bytes, sha256=entry.rows_sha256),
+        file_damage(folder / entry.name, num_bytes=entry.num_bytes, checksum=entry.checksum),
+        file_damage(folder / entry.rows_name, num_bytes=entry.rows_bytes, checksum=entry.rows_checksum),
     )
     return [damage for damage in found if damage]
 

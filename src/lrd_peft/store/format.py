@@ -19,11 +19,13 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lrd_peft.errors import UserError, nearest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1: checksums of shards are SHA-256, under that name
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 HIDDEN_STATES_CONVENTION = "0 = embeddings, l = output of block l, the last one after the final norm"
@@ -141,9 +143,9 @@ class ShardEntry:
     stop: int
     num_positions: int
     num_bytes: int
-    sha256: str
+    checksum: str
     rows_bytes: int
-    rows_sha256: str
+    rows_checksum: str
     count: int  # values per layer that entered the sums
     sums: tuple[float, ...]  # per layer
     squares: tuple[float, ...]
@@ -163,7 +165,9 @@ class ShardEntry:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, num_layers: int) -> ShardEntry:
         """Raise ValueError, KeyError or TypeError when the line is not a shard's."""
-        values: dict[str, Any] = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+        older = {"checksum": "sha256", "rows_checksum": "rows_sha256"}
+        names = [field.name for field in dataclasses.fields(cls)]
+        values: dict[str, Any] = {name: data[name if name in data else older.get(name, name)] for name in names}
         for name in ("first", "stop", "num_positions", "num_bytes", "rows_bytes", "count"):
             if type(values[name]) is not int or values[name] < 0:
                 raise ValueError(f"{name} is {values[name]!r}")
@@ -201,6 +205,13 @@ def moments(spec: StoreSpec, entries: Iterable[ShardEntry]) -> dict[int, tuple[f
         square = sum(entry.squares[place] for entry in ordered) / max(1, count)
         result[layer] = (mean, max(0.0, square - mean * mean))
     return result
+
+
+def check_version(path: Path, body: Mapping[str, Any]) -> None:
+    """Refuse a manifest or a journal's header of a format that this version does not know."""
+    if body.get("version") not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise UserError(f"{path} has store format {body.get('version')}, this version knows {known}")
 
 
 def seal(body: Mapping[str, Any]) -> str:

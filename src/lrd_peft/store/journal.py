@@ -7,10 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrd_peft.errors import UserError
 from lrd_peft.files import sync_path
 from lrd_peft.store.disk import disk_errors, write_atomic
-from lrd_peft.store.format import FORMAT_VERSION, JOURNAL, MANIFEST, ShardEntry, StoreSpec, seal, unseal
+from lrd_peft.store.format import (
+    FORMAT_VERSION,
+    JOURNAL,
+    MANIFEST,
+    ShardEntry,
+    StoreSpec,
+    check_version,
+    seal,
+    unseal,
+)
 
 Entries = dict[int, ShardEntry]  # first problem -> finished shard
 
@@ -91,8 +99,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def _read_header(result: Journals, path: Path, body: dict[str, Any]) -> None:
-    if body.get("version") != FORMAT_VERSION:
-        raise UserError(f"{path} has store format {body.get('version')}, this version knows {FORMAT_VERSION}")
+    check_version(path, body)
     try:
         spec, plan = StoreSpec.from_json(body["spec"]), int(body["problems_per_shard"])
     except (KeyError, TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lrd_peft.errors import UserError
 from lrd_peft.store.buffer import TORCH_DTYPE
 from lrd_peft.store.disk import shard_damage
-from lrd_peft.store.format import FORMAT_VERSION, JOURNAL, MANIFEST, ShardEntry, StoreSpec
+from lrd_peft.store.format import JOURNAL, MANIFEST, ShardEntry, StoreSpec, check_version
 from lrd_peft.store.journal import read_journals, read_sealed
 
 REBUILD = "run the extract phase again: it rebuilds what is damaged and keeps the rest"
@@ -59,8 +59,7 @@ class Store:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
         if manifest is None:
             raise UserError(f"{path} is damaged: {REBUILD}")
-        if manifest.get("version") != FORMAT_VERSION:
-            raise UserError(f"{path} has store format {manifest.get('version')}, this version knows {FORMAT_VERSION}")
+        check_version(path, manifest)
         try:
             spec = StoreSpec.from_json(manifest["spec"])
             store = cls(folder, spec, int(manifest["problems_per_shard"]), manifest)

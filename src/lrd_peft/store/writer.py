@@ -182,9 +182,9 @@ class StoreWriter:
     def _write_shard(self, first: int, stop: int, buffer: ShardBuffer, before: Future[None] | None) -> None:
         states_path, rows_path = (self.folder / name for name in shard_names(first))
         with disk_errors(states_path):
-            rows_bytes, rows_sha256 = write_atomic(rows_path, [b"".join(buffer.rows)])
+            rows_bytes, rows_checksum = write_atomic(rows_path, [b"".join(buffer.rows)])
             metadata = {"format": "pt", "problems": f"{first}..{stop - 1}"}
-            num_bytes, sha256 = write_atomic(states_path, buffer.file_parts(metadata))
+            num_bytes, checksum = write_atomic(states_path, buffer.file_parts(metadata))
             sync_path(self.folder)
             sums, squares = buffer.sums.tolist()
             entry = ShardEntry(
@@ -192,9 +192,9 @@ class StoreWriter:
                 stop=stop,
                 num_positions=buffer.num_positions,
                 num_bytes=num_bytes,
-                sha256=sha256,
+                checksum=checksum,
                 rows_bytes=rows_bytes,
-                rows_sha256=rows_sha256,
+                rows_checksum=rows_checksum,
                 count=buffer.count,
                 sums=tuple(sums),
                 squares=tuple(squares),
