@@ -40,6 +40,11 @@ class Method:
     passes: int | None = None
 
     @property
+    def is_teacher(self) -> bool:
+        """Whether the teacher itself answers."""
+        return self.trains == "nothing" and self.needs != "nothing"
+
+    @property
     def begins_with(self) -> Literal["cot", "latent"]:
         """Which trained teacher's blocks a student begins with, where it begins with a trained teacher's.
 

@@ -79,7 +79,7 @@ def test_flags_go_over_the_base_and_quick_over_the_study(write: Write) -> None:
 def test_study_json_says_what_the_records_are_about(write: Write) -> None:
     told = made(write(FILE)).describe()
     assert (told["name"], told["title"], told["seeds"]) == ("grid", "Two axes", [3, 5])
-    assert told["axis"] == {"field": "distill_alpha", "values": [0.0, 0.25]}
+    assert told["axes"][0] == {"field": "distill_alpha", "values": [0.0, 0.25]}
     assert told["axes"][1] == {"field": "student", "values": ["teacher:4", "tiny-student"]}
     assert told["cells"][4] == {"cell": "lora_r=64", "values": {"lora_r": 64}}
     assert told["base"]["lora_r"] == 4 and "output_dir" not in told["base"]

@@ -81,7 +81,7 @@ def test_each_cell_leaves_a_record_and_the_study_its_description(whole: Path) ->
     assert (record.config["distill_alpha"], record.seed, record.environment["num_threads"]) == (0.5, 0, "1")
     assert record.costs.wall_seconds["teacher"] > 0
     told = json.loads((place / "study.json").read_text())
-    assert (told["axis"], told["seeds"]) == ({"field": "distill_alpha", "values": [0.0, 0.5]}, [0])
+    assert (told["axes"], told["seeds"]) == ([{"field": "distill_alpha", "values": [0.0, 0.5]}], [0])
 
 
 def test_the_cells_share_one_teacher_and_one_store(whole: Path) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 
 from lrd_peft.errors import UserError
 from lrd_peft.model.facts import block_count, context_length, count_parameters, hidden_size
-from lrd_peft.model.prune import find_blocks, kept_blocks, prune_config, prune_depth
+from lrd_peft.model.prune import find_blocks, kept_blocks, prune_config, prune_depth, shallow
 
 TOKENS = torch.tensor([[5, 17, 3, 29, 11, 8], [2, 4, 6, 8, 10, 12]])
 
@@ -249,3 +249,15 @@ def test_a_configuration_that_is_no_language_model_is_refused() -> None:
         count_parameters(CLIPVisionConfig())
     with pytest.raises(UserError, match="states no num_hidden_layers"):
         block_count(PreTrainedConfig())
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_a_model_that_was_shallow_for_a_while_shows_all_its_layers_again(make: Any) -> None:
+    lm, undisturbed = make(), make()
+    with torch.no_grad():
+        with shallow(lm, blocks=2) as outputs:
+            lm(TOKENS, output_hidden_states=True)
+        found = lm(TOKENS, output_hidden_states=True).hidden_states
+        expected = undisturbed(TOKENS, output_hidden_states=True).hidden_states
+    assert len(found) == 7 and torch.equal(outputs[0], expected[2])
+    assert all(map(torch.equal, found, expected))

@@ -11,6 +11,9 @@ import pytest
 from lrd_peft.errors import UserError
 from lrd_peft.records import Record
 from lrd_peft.report.cells import against_ours, cells, sort_key
+from lrd_peft.report.check import study_facts
+from lrd_peft.report.figures.sweeps import sweep
+from lrd_peft.report.main_table import sweep_table
 from lrd_peft.report.results import read_results, read_study
 from tests.report import made
 
@@ -71,7 +74,9 @@ def test_ours_is_tested_against_each_other_method() -> None:
 
 def test_a_folder_of_studies_is_read_with_what_lies_beside_the_records(tmp_path: Path) -> None:
     made.save(tmp_path / "alpha", *(small(distill_alpha=alpha) for alpha in (0.1, 0.5)))
-    made.save(tmp_path / "methods", small(), small("base"), about={"title": "All methods", "axis": {"field": "method"}})
+    made.save(
+        tmp_path / "methods", small(), small("base"), about={"title": "All methods", "axes": [{"field": "method"}]}
+    )
     made.save(tmp_path / "later" / "records", small(lora_r=4), small(lora_r=8))
     (tmp_path / "methods" / "answers.json").write_text(json.dumps(made.answers()))
     (tmp_path / "methods" / "similarity.json").write_text(json.dumps(made.similarity_row()))
@@ -89,6 +94,21 @@ def test_a_folder_of_studies_is_read_with_what_lies_beside_the_records(tmp_path:
     assert (methods.title, len(problems), problems[5].student_answer) == ("All methods", 13, None)
     assert methods.similarity is not None
     assert read_results(tmp_path / "alpha" / "000-latent-lora-seed0.json")["methods"].num_seeds == 1
+
+
+def test_a_study_of_several_fields_varies_along_their_combinations(tmp_path: Path) -> None:
+    records = [small(distill_alpha=alpha, lora_r=rank) for rank in (8, 16) for alpha in (0.5, 0.1)]
+    about = {"axes": [{"field": "method"}, {"field": "lora_r"}, {"field": "distill_alpha"}]}
+    study = read_study(made.save(tmp_path / "both", *records, about=about))
+    assert study.axis == ("lora_r", "distill_alpha")
+    found = cells(study.records, by=study.axis, own=True)
+    assert [cell.value for cell in found] == [(8, 0.1), (8, 0.5), (16, 0.1), (16, 0.5)]
+    table = sweep_table(study.records, study.axis)
+    assert table.header[0] == "LoRA rank r / distillation weight α"
+    assert [row[0] for row in table.rows] == ["8 / 0.1", "8 / 0.5", "16 / 0.1", "16 / 0.5"]
+    shown = {text.get_text() for text in sweep(study.records, study.axis).axes[0].get_xticklabels()}
+    assert shown == {row[0] for row in table.rows}
+    assert study_facts(study)["accuracy"]["gsm-mini"]["latent-lora@16 / 0.1"]["num_seeds"] == 1
 
 
 def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:

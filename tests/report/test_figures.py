@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -164,6 +165,13 @@ def test_curves_are_means_over_seeds_with_a_band() -> None:
     assert len(figure.axes[0].collections) == 2
     with pytest.raises(NothingToDraw, match="training log"):
         training_curves([record("base")])
+
+
+def test_the_loss_of_written_steps_has_a_panel_where_it_was_logged() -> None:
+    one = record()
+    one = dataclasses.replace(one, curves=tuple({**row, "step_loss": 3.0} for row in one.curves))
+    titles = [panel.get_title() for panel in training_curves([one]).axes]
+    assert titles == ["task loss (nats a token)", "distillation loss", "loss of the written steps", "total loss"]
 
 
 def test_steps_and_subjects_have_panels_of_their_own() -> None:

@@ -129,7 +129,6 @@ class Study:
         return {
             "name": self.name,
             "title": self.title,
-            "axis": axes[0],
             "axes": axes,
             "seeds": list(self.seeds),
             "base": portable(self.base.result_fields()),

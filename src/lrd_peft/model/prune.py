@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from lrd_peft.errors import UserError, nearest
 from lrd_peft.model.facts import block_count, meta_model
@@ -118,6 +119,9 @@ def shallow(lm: PreTrainedModel, *, blocks: int) -> Iterator[list[Tensor]]:
     """
     modules = find_blocks(lm)
     outputs: list[Tensor] = []
+    if getattr(lm.base_model, "_can_record_outputs", None):
+        # transformers does this when hidden states are first asked for, and would miss the blocks that are away then
+        maybe_install_capturing_hooks(lm.base_model)
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         outputs.append(output[0] if isinstance(output, tuple) else output)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import Summary
+from lrd_peft.methods import METHODS
 from lrd_peft.records import Costs, Record, unpack_outcomes
 from lrd_peft.report.estimates import Estimate, PairedTest, mean_estimate, paired_test, share_estimate
 from lrd_peft.report.style import OURS, in_order
+
+# A configuration field, or several of which each combination is a value.
+Axis: TypeAlias = str | tuple[str, ...]
 
 
 class NothingToDraw(UserError):
@@ -25,7 +29,7 @@ class Cell:
     Attributes:
         method: its name; `latent-lora-alpha0` where latent-lora ran without the alignment.
         dataset: the data set's name.
-        value: of the field by which cells were asked for, as JSON has it; None if none was.
+        value: of the field by which cells were asked for, as JSON has it, a tuple for several; None if none was.
         summaries: seed -> summary, over the same held-out problems.
         outcomes: seed -> problem id -> right.
         costs: seed -> what the run of this very method used; no entry where another method's run measured it.
@@ -67,7 +71,7 @@ class Cell:
 
         None where no run of this method left its costs, or it trains nothing.
         """
-        phase = "teacher" if self.method.startswith("teacher") else "student"
+        phase = "teacher" if _is_teacher(self.method) else "student"
         times = [costs.wall_seconds.get(phase, 0.0) for costs in self.costs.values()]
         return mean_estimate(times) if times and max(times) > 0 else None
 
@@ -91,7 +95,7 @@ def method_name(record: Record) -> str:
     return "latent-lora-alpha0" if record.method == OURS and record.config.get("distill_alpha") == 0 else record.method
 
 
-def cells(records: Iterable[Record], *, by: str | None = None, own: bool = False) -> list[Cell]:
+def cells(records: Iterable[Record], *, by: Axis | None = None, own: bool = False) -> list[Cell]:
     """Return the cells of the records, in the order of methods, data sets and values of the field.
 
     A run also measures methods beside its own (`base`, the teacher). Such an entry fills a cell only where no run of
@@ -99,7 +103,7 @@ def cells(records: Iterable[Record], *, by: str | None = None, own: bool = False
 
     Args:
         records: of one study.
-        by: a configuration field; cells are kept apart by its value. The teacher's cells are not, by `student`.
+        by: cells are kept apart by its value. The teacher's cells are not, by `student`.
         own: leave out what a run measured beside its own method, and take alpha = 0 as a value, not as a method.
 
     Raises:
@@ -114,8 +118,7 @@ def cells(records: Iterable[Record], *, by: str | None = None, own: bool = False
                 if own and not mine:
                     continue
                 method = method_name(record) if mine and not own else name
-                merged = by == "student" and name.startswith("teacher")
-                value = None if by is None or merged else record.config.get(by)
+                value = None if by is None else _value(record, by, of_teacher=_is_teacher(name))
                 key = (method, dataset, json.dumps(value, sort_keys=True))
                 cell = found.setdefault(key, Cell(method, dataset, value, entry["total_parameters"]))
                 if mine:
@@ -145,6 +148,8 @@ def sort_key(value: Any) -> tuple[Any, ...]:
         return (0,)
     if isinstance(value, bool | int | float):
         return (1, float(value))
+    if isinstance(value, tuple):
+        return (4, *map(sort_key, value))
     if isinstance(value, list):
         return (2, len(value), [float(part) for part in value if isinstance(part, int | float)])
     return (3, str(value))
@@ -158,6 +163,16 @@ def against_ours(found: Sequence[Cell]) -> dict[tuple[str, str], PairedTest]:
         for cell in found
         if cell.method != OURS and cell.dataset in ours
     }
+
+
+def _is_teacher(method: str) -> bool:
+    return method in METHODS and METHODS[method].is_teacher
+
+
+def _value(record: Record, by: Axis, *, of_teacher: bool) -> Any:
+    fields = (by,) if isinstance(by, str) else by
+    values = tuple(None if of_teacher and field == "student" else record.config.get(field) for field in fields)
+    return values[0] if isinstance(by, str) else values
 
 
 def _refuse_two(owned: dict[tuple[str, str, str, int], Record], key: tuple[str, str, str, int], record: Record) -> None:

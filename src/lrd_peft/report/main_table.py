@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.records import Record
-from lrd_peft.report.cells import Cell, NothingToDraw, against_ours, cells, dataset_order
+from lrd_peft.report.cells import Axis, Cell, NothingToDraw, against_ours, cells, dataset_order
 from lrd_peft.report.estimates import Estimate, PairedTest
 from lrd_peft.report.reference import CLAIMED, LABEL
 from lrd_peft.report.style import OURS, dataset_label, field_label, in_order, method_style
+
+_BETWEEN = " / "
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,8 @@ def run_table(record: Record) -> Table:
     return Table(("set", "method", "accuracy", "95% interval", "tokens", "model passes", "ms a problem"), tuple(rows))
 
 
-def sweep_table(records: Sequence[Record], axis: str) -> Table:
-    """Return a row for each value of a field and method, a column for each data set."""
+def sweep_table(records: Sequence[Record], axis: Axis) -> Table:
+    """Return a row for each value of a field (or several) and method, a column for each data set."""
     found = cells(records, by=axis, own=True)
     datasets = dataset_order(found)
     keys = list(dict.fromkeys((cell.method, value_label(cell.value)) for cell in found))
@@ -133,11 +135,18 @@ def sweep_table(records: Sequence[Record], axis: str) -> Table:
         seeds = min(cell.num_seeds for cell in own.values())
         shown = [with_interval(own[dataset].accuracy) if dataset in own else "" for dataset in datasets]
         rows.append((value, method_style(method).label, *shown, str(seeds)))
-    return Table((field_label(axis), "method", *map(dataset_label, datasets), "seeds"), tuple(rows))
+    return Table((axis_label(axis), "method", *map(dataset_label, datasets), "seeds"), tuple(rows))
+
+
+def axis_label(axis: Axis) -> str:
+    """Return the name of an axis; of several fields that of each."""
+    return _BETWEEN.join(map(field_label, (axis,) if isinstance(axis, str) else axis))
 
 
 def value_label(value: object) -> str:
     """Return how a configuration's value stands on an axis: layers as ranges, numbers short."""
+    if isinstance(value, tuple):
+        return _BETWEEN.join(map(value_label, value))
     if isinstance(value, list):
         if len(value) > 2 and all(isinstance(part, int) for part in value):
             low, high = min(value), max(value)

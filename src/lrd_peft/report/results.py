@@ -2,7 +2,7 @@
 
 results/
   methods/            a study: a folder with at least one record
-    study.json        optional: name, title, axis {field, values}, command
+    study.json        optional: name, title, axes [{field, values}], command
     *.json            records, one a cell and seed; or records/*.json, where `lrd study` leaves them
     similarity.json   optional: see `evaluation.similarity.Similarity`
     answers.json      optional: see `evaluation.decoded.Answers`
@@ -22,6 +22,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.evaluation.decoded import Answers
 from lrd_peft.evaluation.similarity import Similarity
 from lrd_peft.records import Record, read_record
+from lrd_peft.report.cells import Axis
 
 # The field along which a study of this name varies, where no study.json says it.
 AXES = {
@@ -51,7 +52,7 @@ class Study:
         name: the folder's name.
         title: for a heading.
         records: in the order of their file names.
-        axis: the configuration field along which it varies; None if none or several do.
+        axis: the configuration field along which it varies, or several; None for methods or a single run.
         command: what makes the records again, or None.
         similarity: of the teacher's and the student's layers, if measured.
         answers: problems with the student's thoughts, if kept.
@@ -60,7 +61,7 @@ class Study:
     name: str
     title: str
     records: tuple[Record, ...]
-    axis: str | None = None
+    axis: Axis | None = None
     command: str | None = None
     similarity: Similarity | None = None
     answers: Answers | None = None
@@ -124,9 +125,7 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
         replace(record, config={**LATER, **record.config}) for record in (read_record(path) for path in files)
     )
     about = _read_json(folder / "study.json", dict) or {}
-    axis = (about.get("axis") or {}).get("field") or find_axis(folder.name, records)
-    if axis == "method":  # methods are compared with each other, not along a field
-        axis = None
+    axis = _told_axis(about) if "axes" in about else find_axis(folder.name, records)
     similarity, answers = _read_json(folder / "similarity.json", dict), _read_json(folder / "answers.json", dict)
     try:
         return Study(
@@ -143,6 +142,12 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
             f"similarity.json or answers.json in {folder} is of another form ({error!r}); "
             "make them again with `lrd inspect`"
         ) from error
+
+
+def _told_axis(about: dict[str, Any]) -> Axis | None:
+    """Return the fields that a study names; methods are compared with each other, not along a field."""
+    fields = [axis["field"] for axis in about["axes"] if axis["field"] != "method"]
+    return tuple(fields) if len(fields) > 1 else next(iter(fields), None)
 
 
 def _record_files(folder: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from lrd_peft.report.figures.layers import layer_similarity
 from lrd_peft.report.figures.problems import calibration, domain_performance, error_breakdown
 from lrd_peft.report.figures.sweeps import alpha_sensitivity, layer_selection, lora_rank_analysis, sweep
 from lrd_peft.report.figures.training import training_curves
+from lrd_peft.report.main_table import axis_label
 from lrd_peft.report.results import QUICK, Study
-from lrd_peft.report.style import field_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def entries_for(studies: Mapping[str, Study]) -> tuple[Entry, ...]:
         Entry(
             f"study_{study.name}",
             (study.name,),
-            f"{study.title}: accuracy by {field_label(study.axis)}.",
+            f"{study.title}: accuracy by {axis_label(study.axis)}.",
             lambda own, _: sweep(own.records, own.axis or ""),
         )
         for study in studies.values()

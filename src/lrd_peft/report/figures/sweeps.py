@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrd_peft.records import Record
-from lrd_peft.report.cells import Cell, NothingToDraw, cells, dataset_order, sort_key
+from lrd_peft.report.cells import Axis, Cell, NothingToDraw, cells, dataset_order, sort_key
 from lrd_peft.report.estimates import Estimate
 from lrd_peft.report.figures.baseline import short_count
 from lrd_peft.report.figures.canvas import legend_below, panels, percent_axis, styled
-from lrd_peft.report.main_table import value_label
+from lrd_peft.report.main_table import axis_label, value_label
 from lrd_peft.report.style import DATASET_COLOURS, DATASET_MARKERS, GREY, dataset_label, field_label
 
 
@@ -64,8 +64,8 @@ def layer_selection(records: Sequence[Record]) -> Figure:
 
 
 @styled
-def sweep(records: Sequence[Record], axis: str) -> Figure:
-    """Draw accuracy by the values of a field as categories, side by side for each data set.
+def sweep(records: Sequence[Record], axis: Axis) -> Figure:
+    """Draw accuracy by the values of a field, or of several, as categories, side by side for each data set.
 
     Mean over seeds with the interval of `share_estimate` (the wider of Wilson's over the problems and Student's t over
     the seeds); what runs measured beside their own method is left out.
@@ -90,7 +90,7 @@ def sweep(records: Sequence[Record], axis: str) -> Figure:
         panel.set_xticks(range(len(values)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
         panel.set_xlim(-0.6, len(values) - 0.4)
         panel.grid(visible=False, axis="x")
-        panel.set_xlabel(field_label(axis))
+        panel.set_xlabel(axis_label(axis))
         if len(methods) > 1:
             panel.set_title(method)
     percent_axis(axes[0])
@@ -99,10 +99,10 @@ def sweep(records: Sequence[Record], axis: str) -> Figure:
     return figure
 
 
-def _cells(records: Sequence[Record], axis: str) -> list[Cell]:
+def _cells(records: Sequence[Record], axis: Axis) -> list[Cell]:
     found = cells(records, by=axis, own=True)
     if len({value_label(cell.value) for cell in found}) < 2:
-        raise NothingToDraw(f"the records have fewer than two values of {axis}")
+        raise NothingToDraw(f"the records have fewer than two values of {axis_label(axis)}")
     return found
 
 

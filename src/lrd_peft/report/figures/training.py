@@ -13,12 +13,17 @@ from lrd_peft.report.estimates import Estimate, mean_estimate
 from lrd_peft.report.figures.canvas import legend_below, panels, styled
 from lrd_peft.report.style import METHODS, in_order, method_style
 
-LOSSES = {"task": "task loss (nats a token)", "distill": "distillation loss", "loss": "total loss"}
+LOSSES = {
+    "task": "task loss (nats a token)",
+    "distill": "distillation loss",
+    "step_loss": "loss of the written steps",
+    "loss": "total loss",
+}
 
 
 @styled
 def training_curves(records: Sequence[Record]) -> Figure:
-    """Draw the student's task, distillation and total loss against the optimizer step, a line a method.
+    """Draw each of the student's losses that was logged against the optimizer step, a line a method.
 
     Mean over seeds; the band is Student's 95% t interval over seeds, and there is none for a single seed.
 
