@@ -20,6 +20,10 @@ from lrd_peft.interrupt import Stopped, heard
 from lrd_peft.processes import first_to_fail, is_main, leave, num_processes
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+_MEMORY_MESSAGE = (
+    "error: out of memory; finished phases are kept. Give a smaller teacher_batch_size, or a smaller batch_size with "
+    "more gradient_accumulation_steps, or --dtype bfloat16"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +316,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             raise
         text = _os_message(error, resumes=resumes) if isinstance(error, OSError) else str(error)
         status, message = USER_ERROR, f"error: {text}"
-    except Exception:
-        if first_to_fail():
-            raise
-        return USER_ERROR  # it only lost the process that has said why
+    except Exception as error:
+        if not _is_out_of_memory(error) or os.environ.get("LRD_TRACEBACK") == "1":
+            if first_to_fail():
+                raise
+            return USER_ERROR  # it only lost the process that has said why
+        status, message = USER_ERROR, _MEMORY_MESSAGE
     if first_to_fail():
         print(f"lrd: {message}", file=sys.stderr)
     return status
@@ -341,6 +347,12 @@ def _dispatch(arguments: list[str]) -> int | None:
         )
     with heard():
         return COMMANDS[name].run(rest)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the system had no more memory: torch says the latter in a RuntimeError of its own."""
+    names = {type(error).__name__, *(base.__name__ for base in type(error).__mro__)}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _os_message(error: OSError, *, resumes: bool) -> str:

@@ -211,7 +211,7 @@ class Fields(BaseModel):
     methods: Annotated[tuple[Name, ...], AfterValidator(_distinct)] = ("base", "teacher-cot", "teacher-latent")
     """Methods graded beside the run's own, where the run has their models."""
     eval_batch_size: Count = 64
-    """Problems in one batch of generation."""
+    """Most problems in one batch of generation; fewer where memory does not hold them."""
     max_new_tokens: Count | None = None
     """Most tokens to generate for a problem; from the data's lengths if not given."""
 

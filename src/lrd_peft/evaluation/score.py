@@ -6,12 +6,16 @@ import math
 import time
 from collections.abc import Sequence
 
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
 from lrd_peft.data.encoding import MARKER
 from lrd_peft.data.problem import Problem
 from lrd_peft.evaluation.answers import grade, kind_of
 from lrd_peft.evaluation.metrics import ProblemResult
 from lrd_peft.model.generate import Generated
+from lrd_peft.model.memory import rows_that_fit
 from lrd_peft.model.models import write
+from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.processes import gather, is_main, num_processes, share
 from lrd_peft.progress import Progress
@@ -32,6 +36,7 @@ def score(
     Several processes share the batches out, and all of them get all results.
 
     Args:
+        batch_size: the most problems at a time; fewer where memory does not hold them, by estimate or by experience.
         thinking: in continuous thoughts if the model has slots for them, else in written steps.
         max_new_tokens: the most tokens that a problem may take; a text cut there is graded as it stands.
         force_marker: after the thoughts, make the model answer at once; False lets it write remaining steps first.
@@ -41,18 +46,34 @@ def score(
     model.eval()
     # Neighbours in length share a batch, so that little is padded.
     order = sorted(range(len(problems)), key=lambda i: len(problems[i].question_text))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    longest = len(model.encoder.prompt(problems[order[-1]].question_text)) if order else 1
+    positions = longest + model.options.num_thoughts + max_new_tokens
+    most = min(batch_size, *gather([rows_that_fit(unwrap(model.lm), question=longest, positions=positions)]))
+    batches = [order[start : start + most] for start in range(0, len(order), most)]
+    waiting = list(share(batches))[::-1]
     own: list[tuple[int, ProblemResult]] = []
     with Progress(label, total=len(problems), unit="problems", quiet=not is_main()) as progress:
-        for chosen in share(batches):
+        while waiting:
+            chosen = waiting.pop()
+            if len(chosen) > most:
+                waiting += [chosen[most:], chosen[:most]]
+                continue
             began = time.perf_counter()
-            rows = write(
-                model,
-                [problems[i].question_text for i in chosen],
-                thinking=thinking,
-                force_marker=force_marker,
-                max_new_tokens=max_new_tokens,
-            )
+            try:
+                rows = write(
+                    model,
+                    [problems[i].question_text for i in chosen],
+                    thinking=thinking,
+                    force_marker=force_marker,
+                    max_new_tokens=max_new_tokens,
+                )
+            except RuntimeError as error:
+                if len(chosen) == 1 or not should_reduce_batch_size(error):
+                    raise
+                most = len(chosen) // 2
+                waiting.append(chosen)
+                clear_device_cache()
+                continue
             seconds = (time.perf_counter() - began) / len(chosen)
             for i, row in zip(chosen, rows, strict=True):
                 graded = _grade(model, problems[i], row, thinking=thinking and force_marker, seconds=seconds)
