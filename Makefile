@@ -5,7 +5,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,smollm2,tensorboard,wandb
+EXTRAS := dev,smollm2,tensorboard,wandb,ray
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check figures bench clean

@@ -186,8 +186,13 @@ def without_place(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "environment"}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
-def test_without_ray_the_executor_is_refused_with_what_to_install(tmp_path: Path) -> None:
+def test_without_ray_the_executor_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as in an environment without it, whatever this one has
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
     process = study(tmp_path, "small.yaml", SMALL, "--executor", "ray")
     output, _ = process.communicate(timeout=150)
     assert process.returncode == 2
