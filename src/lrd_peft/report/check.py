@@ -120,11 +120,15 @@ def study_facts(study: Study) -> dict[str, Any]:
         against_ours.<data set>.<method>.difference (also p_problems, p_seeds): latent-lora less that method
         against_first.<data set>.<method>@<value>.difference (also p_problems, p_seeds): that value of the axis less the
             first one
+        seconds.<phase>.total, seconds.<phase>.longest: over all records; a teacher or store that they share is in each
         num_records, num_seeds
 
     Where the study has an axis, "@" and the value follow the method: latent-lora@16.
     """
     facts: dict[str, Any] = {"num_records": len(study.records), "num_seeds": study.num_seeds}
+    for phase in sorted({phase for record in study.records for phase in record.costs.wall_seconds}):
+        times = [record.costs.wall_seconds.get(phase, 0.0) for record in study.records]
+        facts.setdefault("seconds", {})[phase] = {"total": sum(times), "longest": max(times)}
     found = cells(study.records, by=study.axis, own=study.axis is not None)
     first: dict[tuple[str, str], Cell] = {}
     for cell in found:
