@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from lrd_peft.model.memory import rows_that_fit
 from lrd_peft.model.thinking import unwrap
@@ -60,7 +59,7 @@ def test_rows_that_fit_by_hand(family: str, per_row: int) -> None:
     per_row += 12 * lm.config.vocab_size
     for free, rows in ((200 * per_row, 100), (200 * per_row - 2, 99), (0, 1)):
         assert rows_that_fit(lm, question=10, positions=20, free=free) == rows
-    lm.to(torch.bfloat16)
+    lm = lm.bfloat16()
     half = (per_row - 12 * lm.config.vocab_size) // 2 + 12 * lm.config.vocab_size
     assert rows_that_fit(lm, question=10, positions=20, free=2 * half) == 1
 

@@ -100,13 +100,14 @@ def test_a_study_of_several_fields_varies_along_their_combinations(tmp_path: Pat
     records = [small(distill_alpha=alpha, lora_r=rank) for rank in (8, 16) for alpha in (0.5, 0.1)]
     about = {"axes": [{"field": "method"}, {"field": "lora_r"}, {"field": "distill_alpha"}]}
     study = read_study(made.save(tmp_path / "both", *records, about=about))
-    assert study.axis == ("lora_r", "distill_alpha")
-    found = cells(study.records, by=study.axis, own=True)
+    axis = study.axis
+    assert axis == ("lora_r", "distill_alpha")
+    found = cells(study.records, by=axis, own=True)
     assert [cell.value for cell in found] == [(8, 0.1), (8, 0.5), (16, 0.1), (16, 0.5)]
-    table = sweep_table(study.records, study.axis)
+    table = sweep_table(study.records, axis)
     assert table.header[0] == "LoRA rank r / distillation weight α"
     assert [row[0] for row in table.rows] == ["8 / 0.1", "8 / 0.5", "16 / 0.1", "16 / 0.5"]
-    shown = {text.get_text() for text in sweep(study.records, study.axis).axes[0].get_xticklabels()}
+    shown = {text.get_text() for text in sweep(study.records, axis).axes[0].get_xticklabels()}
     assert shown == {row[0] for row in table.rows}
     assert study_facts(study)["accuracy"]["gsm-mini"]["latent-lora@16 / 0.1"]["num_seeds"] == 1
 

@@ -119,7 +119,7 @@ def shallow(lm: PreTrainedModel, *, blocks: int) -> Iterator[list[Tensor]]:
     """
     modules = find_blocks(lm)
     outputs: list[Tensor] = []
-    if getattr(lm.base_model, "_can_record_outputs", None):
+    if isinstance(lm.base_model, PreTrainedModel) and getattr(lm.base_model, "_can_record_outputs", None):
         # transformers does this when hidden states are first asked for, and would miss the blocks that are away then
         maybe_install_capturing_hooks(lm.base_model)
 
