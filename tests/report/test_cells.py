@@ -101,7 +101,7 @@ def test_a_study_of_several_fields_varies_along_their_combinations(tmp_path: Pat
     about = {"axes": [{"field": "method"}, {"field": "lora_r"}, {"field": "distill_alpha"}]}
     study = read_study(made.save(tmp_path / "both", *records, about=about))
     axis = study.axis
-    assert axis == ("lora_r", "distill_alpha")
+    assert isinstance(axis, tuple) and axis == ("lora_r", "distill_alpha")
     found = cells(study.records, by=axis, own=True)
     assert [cell.value for cell in found] == [(8, 0.1), (8, 0.5), (16, 0.1), (16, 0.5)]
     table = sweep_table(study.records, axis)
