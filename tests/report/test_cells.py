@@ -112,6 +112,20 @@ def test_a_study_of_several_fields_varies_along_their_combinations(tmp_path: Pat
     assert study_facts(study)["accuracy"]["gsm-mini"]["latent-lora@16 / 0.1"]["num_seeds"] == 1
 
 
+def test_single_cells_beside_the_axes_are_values_of_their_own(tmp_path: Path) -> None:
+    records = [small(distill_alpha=0.1), small(distill_alpha=0.5), small(distill_alpha=0.5, lora_r=4)]
+    named = [{"distill_alpha": 0.1}, {"distill_alpha": 0.5}, {"lora_r": 4}]
+    about = {"axes": [{"field": "distill_alpha"}], "cells": [{"cell": str(v), "values": v} for v in named]}
+    study = read_study(made.save(tmp_path / "also", *records, about=about))
+    assert study.axis == ("distill_alpha", "lora_r")
+    rank = records[0].config["lora_r"]
+    assert [cell.value for cell in cells(study.records, by=study.axis, own=True)] == [
+        (0.1, rank),
+        (0.5, 4),
+        (0.5, rank),
+    ]
+
+
 def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder of results"):
         read_results(tmp_path / "none")

@@ -145,9 +145,13 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> Study:
 
 
 def _told_axis(about: dict[str, Any]) -> Axis | None:
-    """Return the fields that a study names; methods are compared with each other, not along a field."""
+    """Return the fields that a study names, those of its single cells too; methods are compared with each other."""
     fields = [axis["field"] for axis in about["axes"] if axis["field"] != "method"]
-    return tuple(fields) if len(fields) > 1 else next(iter(fields), None)
+    if not fields:
+        return None
+    fields += [field for cell in about.get("cells", ()) for field in cell["values"] if field != "method"]
+    distinct = tuple(dict.fromkeys(fields))
+    return distinct if len(distinct) > 1 else fields[0]
 
 
 def _record_files(folder: Path) -> list[Path]:
