@@ -21,8 +21,8 @@ from lrd_peft.processes import first_to_fail, is_main, leave, num_processes
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 _MEMORY_MESSAGE = (
-    "error: out of memory; finished phases are kept. Give a smaller teacher_batch_size, or a smaller batch_size with "
-    "more gradient_accumulation_steps, or --dtype bfloat16"
+    "error: out of memory; finished phases are kept. Give a smaller teacher_batch_size, eval_batch_size (extraction) "
+    "or, with more gradient_accumulation_steps, batch_size, or --dtype bfloat16"
 )
 
 
@@ -351,7 +351,7 @@ def _dispatch(arguments: list[str]) -> int | None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether a device or the system had no more memory: torch says the latter in a RuntimeError of its own."""
-    names = {type(error).__name__, *(base.__name__ for base in type(error).__mro__)}
+    names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
