@@ -97,13 +97,13 @@ def test_without_uniform_prob_every_step_is_at_the_stage():
 
 
 def test_a_rising_stage_is_through_with_the_steps_after_half_the_training():
-    make = collator(stage=3, max_stage=3, thoughts_per_step=0, num_steps=12)
+    make = collator(stage=3, max_stage=3, thoughts_per_step=0, rise_steps=6)
     assert [make.stage_at(step) for step in range(12)] == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3]
 
 
 def test_steps_go_without_thoughts_in_their_place():
     model = tiny.student(options={"markers": True})
-    make = StageCollator(model, stage=3, max_stage=3, thoughts_per_step=0, num_steps=6)
+    make = StageCollator(model, stage=3, max_stage=3, thoughts_per_step=0, rise_steps=3)
     for step, suffix in ((0, [11, 12, 13, 14, 15, 30, 31, 40, 2]), (1, [13, 14, 15, 30, 31, 40, 2])):
         batch = make([Item(0, THREE_STEPS, step)])
         assert batch["num_thoughts"] == 0 and batch["suffix_ids"].tolist() == [suffix]

@@ -1,4 +1,4 @@
-"""What a training does between its steps: it shows how far it is, and ends when it is asked to. Knows no losses."""
+"""What a training does between its steps: shows how far it is, begins a stage, ends when asked to. Knows no losses."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ class ShowProgress(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.close()
+
+
+class RestartOptimizer(TrainerCallback):
+    """Forgets the optimizer's moments where the stage changes, as the curricula do (arXiv 2405.14838, 2412.06769)."""
+
+    def __init__(self, stage_at: Callable[[int], int]) -> None:
+        self.stage_at = stage_at
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        step = state.global_step
+        if step and self.stage_at(step) != self.stage_at(step - 1):
+            optimizer.state.clear()
 
 
 class EndOnSignal(TrainerCallback):

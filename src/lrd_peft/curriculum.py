@@ -85,7 +85,7 @@ class StageCollator:
         max_stage: at this stage all steps are gone.
         thoughts_per_step: with 0 the steps go without thoughts in their place.
         with_steps: batches hold the replaced steps, for the thoughts to write them.
-        num_steps: if given, the stage rises from 0 to `stage` over the first half of so many optimizer steps.
+        rise_steps: the stage rises from 0 to `stage` over so many optimizer steps, each level taking as many.
     """
 
     model: ThinkingModel
@@ -94,7 +94,7 @@ class StageCollator:
     thoughts_per_step: int
     uniform_prob: float = 0.0
     seed: int = 0
-    num_steps: int | None = None
+    rise_steps: float = 0.0
     with_steps: bool = False
 
     def stage_at(self, step: int) -> int:
@@ -103,8 +103,8 @@ class StageCollator:
             rng = random.Random(f"{self.seed}/{self.stage}/{step}")
             if rng.random() < self.uniform_prob:
                 return rng.randint(0, self.max_stage)
-        if self.num_steps is not None:
-            return min(self.stage, 2 * self.stage * step // self.num_steps)
+        if step < self.rise_steps:
+            return int(self.stage * step / self.rise_steps)
         return self.stage
 
     def __call__(self, batch: Sequence[Item]) -> Batch:

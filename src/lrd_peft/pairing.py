@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lrd_peft.curriculum import Item, StageCollator, items
 from lrd_peft.data.problem import Problem
@@ -97,8 +98,10 @@ def last_stage(model: ThinkingModel, *, thoughts_per_step: int = 1, with_steps: 
     )
 
 
-def fitting(collator: StageCollator, problems: Sequence[Problem], *, whose: str) -> list[Item]:
-    """Encode problems for the last stage.
+def fitting(
+    collator: StageCollator, problems: Sequence[Problem], *, whose: str, all_stages: bool = False
+) -> list[Item]:
+    """Encode problems for the last stage, or for all.
 
     Raises:
         UserError: if some are longer, thoughts included, than the model's context, or a step that a thought must write.
@@ -107,13 +110,20 @@ def fitting(collator: StageCollator, problems: Sequence[Problem], *, whose: str)
     encoded = items(model.encoder.encode_many(problems))
     limit = context_length(unwrap(model.lm).config)
     thoughts = model.options.num_thoughts
-    lengths = [max(row.length, *(len(step.ids) for step in row.steps), 0) for row in collator.rows(encoded)]
+    stages = range(collator.stage + 1) if all_stages else (collator.stage,)
+    rows_at = [replace(collator, stage=stage).rows(encoded) for stage in stages]
+    lengths = [
+        max(length for row in rows for length in (row.length, *(len(step.ids) for step in row.steps)))
+        for rows in zip(*rows_at, strict=True)
+    ]
     num_too_long = 0 if limit is None else sum(length > limit for length in lengths)
     if num_too_long:
+        beside = ", or steps that a thought must write," if collator.with_steps else ""
+        beside += ", or steps that are written until then," if all_stages else ""
         raise UserError(
-            f"{num_too_long} of {len(problems)} problems with their {thoughts} thoughts"
-            f"{', or steps that a thought must write,' if collator.with_steps else ''} are longer than the {whose}'s "
-            f"context of {limit} tokens (the longest has {max(lengths)}); leave them out before they reach the trainer"
+            f"{num_too_long} of {len(problems)} problems with their {thoughts} thoughts{beside} are longer than the "
+            f"{whose}'s context of {limit} tokens (the longest has {max(lengths)}); leave them out before they reach "
+            "the trainer"
         )
     return encoded
 

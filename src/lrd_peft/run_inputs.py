@@ -62,13 +62,18 @@ def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
     )
 
 
-def training_problems(config: RunConfig, model: ThinkingModel) -> TrainingProblems:
-    """Load the training split and leave out what is longer than the model's context, counted.
+def student_limit(config: RunConfig) -> int | None:
+    """Return the most training problems of each data set that the student sees."""
+    return config.num_student_problems or config.num_train_problems
+
+
+def training_problems(config: RunConfig, model: ThinkingModel, *, student: bool = False) -> TrainingProblems:
+    """Load the training split, or the student's part, and leave out what is longer than the model's context, counted.
 
     Raises:
         UserError: if nothing is left.
     """
-    loaded = train_split(config, limit=config.num_train_problems)
+    loaded = train_split(config, limit=student_limit(config) if student else config.num_train_problems)
     limit = longest_allowed(config, model)
     encoded, num_too_long = model.encoder.encode_all(loaded.problems, max_length=limit)
     report = [loaded.report()]

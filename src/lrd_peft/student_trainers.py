@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from lrd_peft.curriculum import Item, StageCollator
 from lrd_peft.distillation import check_alpha, combine, self_distillation, token_distillation
@@ -150,15 +150,3 @@ class SelfDistillationTrainer(ThinkingTrainer):
         self.note(loss=total, distill=distill, task=on_answer, written=on_steps)
         loss = total * self.accelerator.num_processes
         return (loss, thought) if return_outputs else loss
-
-
-class RestartOptimizer(TrainerCallback):
-    """Forgets the optimizer's moments where the stage changes, as the curricula do (arXiv 2405.14838, 2412.06769)."""
-
-    def __init__(self, collator: StageCollator) -> None:
-        self.collator = collator
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        step = state.global_step
-        if step and self.collator.stage_at(step) != self.collator.stage_at(step - 1):
-            optimizer.state.clear()

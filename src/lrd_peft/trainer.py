@@ -10,27 +10,31 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lrd_peft.curriculum import Item
-from lrd_peft.data.collate import IGNORED
+from lrd_peft.callbacks import RestartOptimizer
+from lrd_peft.data.collate import to_device
 from lrd_peft.data.problem import Problem
-from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine, map_layers
-from lrd_peft.errors import UserError
+from lrd_peft.distillation import LatentDistillationLoss, check_alpha, combine
+from lrd_peft.errors import UserError, nearest
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.thinking_model import POSITIONS, ThinkingOutput
-from lrd_peft.pairing import check_pair, check_same_problems, fitting, last_stage
-from lrd_peft.processes import is_main
-from lrd_peft.progress import Progress
+from lrd_peft.pairing import fitting, last_stage
+from lrd_peft.projectors import LinearFit, num_problems_to_fit, spread
+from lrd_peft.sampling import Taken, count_steps
 from lrd_peft.store import ALIGN_TO, Store
+from lrd_peft.teacher_states import TeacherStates
 from lrd_peft.training import ThinkingTrainer
 
 THOUGHTS_FROM = ("student", "teacher", "annealed")
+ALPHA_SCHEDULES = ("constant", "falling", "rising")
+PROJECTOR_INITS = ("random", "least-squares")
 
 
 class LRDPEFTTrainer(ThinkingTrainer):
@@ -41,17 +45,23 @@ class LRDPEFTTrainer(ThinkingTrainer):
         teacher_model: the teacher to run online; or
         store: its states on disk, in the order of `train_dataset`. Neither is needed when `distill_alpha` is 0.
         train_dataset, eval_dataset: problems.
+        train_indices: those of train_dataset to train on, all if None.
         distill_alpha: weight of the distillation loss, in [0, 1].
+        alpha_schedule: `constant`; `falling`, times 1 - step / steps; or `rising`, times step / steps.
         distill_layers: the teacher's layers, `hidden_states` convention.
         student_layers: the student's; None maps by relative depth.
         positions: `thoughts+answer`, `thoughts` or `all`.
         align_to: `thoughts`, or `steps`: a store holds the teacher's states at the ends of written steps instead, and
             slots without one have no part in the loss.
+        projector_init: how the projectors begin: `random`, or `least-squares`, fitted to what the untrained
+            student holds.
         thoughts_from: whose thoughts fill the student's slots in training: its own (`student`), the teacher's, mapped
             to the student's width (`teacher`: one parallel pass), or the teacher's with a probability that falls from
             1 to 0 (`annealed`).
+        curriculum: share of the steps over which thoughts replace steps one by one, as in phase 1, from none to all; a
+            batch with k thoughts is aligned to the teacher's first k and at the answer position. 0: all from the start.
         step_loss_weight: weight of the steps that the thoughts must write (training.py), 0 for none.
-        thoughts_per_step: how many of the student's thoughts stand for one step; matters for that term only.
+        thoughts_per_step: how many of the student's thoughts stand for one step; matters for these two only.
         args: transformers' training arguments; None makes SPEC.md's defaults (AdamW, 1e-4, batch 4, 3 epochs, 10%
             warm-up).
 
@@ -67,14 +77,18 @@ class LRDPEFTTrainer(ThinkingTrainer):
         store: Store | None = None,
         train_dataset: Sequence[Problem],
         eval_dataset: Sequence[Problem] | None = None,
+        train_indices: Sequence[int] | None = None,
         distill_alpha: float = 0.1,
+        alpha_schedule: str = "constant",
         distill_layers: Sequence[int] = (8, 9, 10, 11, 12),
         student_layers: Sequence[int] | None = None,
         normalize: str = "variance",
         distill_loss: str = "mse",
         positions: str = "thoughts+answer",
         align_to: str = "thoughts",
+        projector_init: str = "random",
         thoughts_from: str = "student",
+        curriculum: float = 0.0,
         step_loss_weight: float = 0.0,
         thoughts_per_step: int = 1,
         args: TrainingArguments | None = None,
@@ -84,63 +98,62 @@ class LRDPEFTTrainer(ThinkingTrainer):
         self.alpha = check_alpha(distill_alpha)
         if not train_dataset:
             raise UserError("train_dataset is empty; there is nothing to train on")
-        if thoughts_from not in THOUGHTS_FROM:
-            raise UserError(f'thoughts_from is "{thoughts_from}"; it must be one of {", ".join(THOUGHTS_FROM)}')
-        if positions not in POSITIONS:
-            raise UserError(f'positions is "{positions}"; it must be one of {", ".join(POSITIONS)}')
-        if align_to not in ALIGN_TO:
-            raise UserError(f'align_to is "{align_to}"; it must be one of {", ".join(ALIGN_TO)}')
-        self.student, self.teacher, self.store = student_model, teacher_model, store
-        self.positions, self.align_to, self.thoughts_from = positions, align_to, thoughts_from
-        self._targets: Tensor | None = None  # bool [problems, P], where not all positions count
-        self.layer_map: dict[int, int] = {}
+        for name, value, known in (
+            ("thoughts_from", thoughts_from, THOUGHTS_FROM),
+            ("positions", positions, POSITIONS),
+            ("align_to", align_to, ALIGN_TO),
+            ("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES),
+            ("projector_init", projector_init, PROJECTOR_INITS),
+        ):
+            if value not in known:
+                raise UserError(f'{name} is "{value}"; it must be one of {", ".join(known)}.{nearest(value, known)}')
+        if not 0.0 <= curriculum <= 1.0:
+            raise UserError(f"curriculum is {curriculum}; it must lie in [0, 1], a share of the optimizer steps")
+        if curriculum > 0 and positions == "all":
+            raise UserError('a curriculum writes steps that the teacher thinks; use positions="thoughts+answer"')
+        self.student = student_model
+        self.alpha_schedule, self.thoughts_from, self.curriculum = alpha_schedule, thoughts_from, curriculum
+        self.teacher_states: TeacherStates | None = None
         if self.alpha > 0 or thoughts_from != "student":
-            self._pair(tuple(distill_layers), student_layers)
-            if store is not None:
-                check_same_problems(store, train_dataset)
-                if align_to == "steps":
-                    self._targets = store.target_mask(with_answer=positions == "thoughts+answer")
+            self.teacher_states = TeacherStates(
+                student_model,
+                teacher=teacher_model,
+                store=store,
+                problems=train_dataset,
+                distill_layers=distill_layers,
+                student_layers=student_layers,
+                positions=positions,
+                align_to=align_to,
+                thoughts_from=thoughts_from,
+            )
+        self._positions = positions
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
         collator = last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=step_loss_weight > 0)
+        fit = fitting(collator, train_dataset, whose="student", all_stages=curriculum > 0)
         super().__init__(
             student_model,
-            items=fitting(collator, train_dataset, whose="student"),
+            items=fit if train_indices is None else [fit[i] for i in train_indices],
             eval_items=fitting(collator, eval_dataset, whose="student") if eval_dataset else None,
             collator=collator,
             args=args or default_arguments(output_dir, evaluate=bool(eval_dataset)),
             label=label,
             step_loss_weight=step_loss_weight,
         )
-        self._teacher_items: list[Item] = []
         self._variance: dict[int, float] | None = None
-        if self.layer_map:
-            if self.teacher is not None:
-                self.teacher.requires_grad_(False).eval().to(self.args.device)
-                self._teacher_items = fitting(last_stage(self.teacher), train_dataset, whose="teacher")
-            if store is not None and store.spec.positions == positions:
-                self._variance = {layer: store.variance[layer] for layer in self.layer_map}
-            elif normalize == "variance":
-                self._variance = self._measured_variance()
         self._num_positions: Tensor | int = 0
+        if self.teacher_states is not None:
+            if teacher_model is not None:
+                teacher_model.to(self.args.device)
+            self._variance = self.teacher_states.variance(measure=normalize == "variance")
+            if projector_init == "least-squares":
+                self._fit_projectors(self.teacher_states)
+        if curriculum > 0:
+            self.add_callback(RestartOptimizer(lambda step: self._collator.stage_at(step)))
 
-    def _pair(self, layers: tuple[int, ...], student_layers: Sequence[int] | None) -> None:
-        """Check that teacher and student fit, map the layers, and give the student its projectors."""
-        width, blocks = check_pair(
-            self.student,
-            self.teacher,
-            self.store,
-            layers=layers,
-            positions=self.positions,
-            align_to=self.align_to,
-            thoughts_from=self.thoughts_from,
-        )
-        self.layer_map = map_layers(
-            layers,
-            teacher_blocks=blocks,
-            student_blocks=self.student.num_blocks,
-            student_layers=student_layers,
-        )
-        self.student.attach_projectors(layers, teacher_hidden_size=width, thoughts=self.thoughts_from != "student")
+    @property
+    def layer_map(self) -> dict[int, int]:
+        """Teacher layer -> student layer; empty where nothing is aligned."""
+        return {} if self.teacher_states is None else self.teacher_states.layer_map
 
     def train(
         self,
@@ -155,27 +168,23 @@ class LRDPEFTTrainer(ThinkingTrainer):
             self.args.num_train_epochs = epochs
         if learning_rate is not None:
             self.args.learning_rate = learning_rate
+        if self.curriculum > 0:
+            assert isinstance(self.train_dataset, Taken)
+            rise = self.curriculum * count_steps(self.args, len(self.train_dataset))
+            self._collator = replace(self._collator, rise_steps=rise)
+            self.data_collator = self._collator
         # A second call would otherwise go on with the first one's optimizer and rate.
         self.optimizer = self.lr_scheduler = None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        if self.layer_map:
-            count = sum(self._count_positions(batch) for batch in batch_samples)
+        if self.teacher_states is not None:
+            count = sum(self.teacher_states.count(batch) for batch in batch_samples)
             self._num_positions = max(1, count)  # none at all where no problem has written steps
             if self.args.world_size > 1:
                 everywhere = self.accelerator.gather(torch.tensor(count, device=device))
                 self._num_positions = everywhere.sum().clamp(min=1)  # pyright: ignore
         return super()._get_num_items_in_batch(batch_samples, device)
-
-    def _count_positions(self, batch: Any) -> int:
-        if self._targets is not None:
-            return int(self._targets[batch["index"].cpu()].sum())
-        num_rows, slots = len(batch["index"]), batch["num_thoughts"]
-        if self.positions == "all":
-            question = int(batch["question_mask"].sum()) - num_rows
-            return question + num_rows * slots + int(batch["labels"].ne(IGNORED).sum())
-        return num_rows * (slots + (self.positions == "thoughts+answer"))
 
     def compute_loss(
         self,
@@ -184,20 +193,16 @@ class LRDPEFTTrainer(ThinkingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        if not self.layer_map:
+        if self.teacher_states is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        teacher, thoughts = self._teacher_states(inputs)
+        teacher, thoughts = self.teacher_states.read(inputs)
         output: ThinkingOutput = model(
             **inputs,
             layer_map=self.layer_map,
-            positions=self.positions,
+            positions=self._positions,
             teacher_thoughts=thoughts if self._use_teacher_thoughts() else None,
         )
-        if self.positions == "all" and self.store is not None:
-            teacher = {layer: _place(state, output.valid) for layer, state in teacher.items()}
-        mask = output.mask
-        if self._targets is not None:
-            mask = self._targets[inputs["index"].cpu()].to(mask.device)
+        teacher, mask = self.teacher_states.match(teacher, inputs, output)
         accumulated = num_items_in_batch is not None
         distill, per_layer = self.criterion(
             output.states,
@@ -207,7 +212,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
             num_positions=self._num_positions if accumulated else None,
         )
         task = output.loss_sum / (output.num_labels if num_items_in_batch is None else num_items_in_batch)
-        terms = combine(distill, task, alpha=self.alpha, per_layer=per_layer)
+        terms = combine(distill, task, alpha=self._scheduled_alpha(), per_layer=per_layer)
         total, more = terms.total, {}
         if self.step_loss_weight > 0:
             more["step_loss"] = self.step_loss(output, inputs, accumulated=accumulated)
@@ -218,77 +223,41 @@ class LRDPEFTTrainer(ThinkingTrainer):
         loss = total * (self.accelerator.num_processes if accumulated else 1)
         return (loss, output) if return_outputs else loss
 
+    def _share_done(self) -> float:
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    def _scheduled_alpha(self) -> float:
+        done = self._share_done()
+        return self.alpha * {"constant": 1.0, "falling": 1.0 - done, "rising": done}[self.alpha_schedule]
+
     def _use_teacher_thoughts(self) -> bool:
         if self.thoughts_from == "annealed":
-            step, total = self.state.global_step, max(1, self.state.max_steps)
-            return random.Random(f"{self.args.seed}/{step}").random() >= step / total
+            return random.Random(f"{self.args.seed}/{self.state.global_step}").random() >= self._share_done()
         return self.thoughts_from == "teacher"
 
-    def _teacher_states(self, inputs: dict[str, Any]) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Return the teacher's states (layer -> [B, P, H], or with `all` from a store [sum of P, H]) and thoughts."""
-        index = inputs["index"].tolist()
-        device = inputs["index"].device
-        slots = inputs["num_thoughts"]
-        if self.store is None:
-            output = self._run_teacher(index)
-            return {layer: output.states[layer] for layer in self.layer_map}, output.thoughts
-        rows = self.store.batch(index)
-        place = {layer: i for i, layer in enumerate(self.store.spec.layers)}
-        thoughts = None
-        if self.thoughts_from != "student":
-            first = [
-                inputs["question_mask"][b].sum().item() if self.positions == "all" else 0 for b in range(len(rows))
-            ]
-            thoughts = torch.stack([row[place[0], int(s) : int(s) + slots] for s, row in zip(first, rows, strict=True)])
-            thoughts = thoughts.to(device).float()
-        if self.positions == "all":
-            joined = torch.cat(rows, dim=1).to(device).float()
-        else:
-            count = slots + (self.positions == "thoughts+answer")
-            joined = torch.stack([row[:, :count] for row in rows], dim=1).to(device).float()
-        return {layer: joined[place[layer]] for layer in self.layer_map}, thoughts
-
     @torch.no_grad()
-    def _run_teacher(self, index: Sequence[int]) -> ThinkingOutput:
-        """Run the online teacher over the problems with these indices, in its own tokens."""
-        assert self.teacher is not None
-        rows = last_stage(self.teacher)([self._teacher_items[i] for i in index])
-        batch = self._prepare_inputs(rows)  # pyright: ignore[reportArgumentType]
-        return self.teacher(**batch, layers=sorted(self.layer_map), positions=self.positions, with_loss=False)
-
-    def _measured_variance(self) -> dict[int, float]:
-        """Return the teacher's variance at each layer over the training problems, as a store's manifest has it."""
-        count, sums, squares = 0, dict.fromkeys(self.layer_map, 0.0), dict.fromkeys(self.layer_map, 0.0)
-        num_problems = len(self._teacher_items) if self.store is None else len(self.store)
-        with Progress("teacher's variance", total=num_problems, unit="problems", quiet=not is_main()) as progress:
-            for start in range(0, num_problems, 32):
-                index = range(start, min(start + 32, num_problems))
-                states = self._chosen_states(index)
-                for layer, state in states.items():
-                    chosen = state.double()
-                    sums[layer] += chosen.sum().item()
-                    squares[layer] += chosen.square().sum().item()
-                count += next(iter(states.values())).numel()
-                progress.update(index.stop)
-        return {layer: squares[layer] / count - (sums[layer] / count) ** 2 for layer in self.layer_map}
-
-    def _chosen_states(self, index: range) -> dict[int, Tensor]:
-        """Return the teacher's states of some problems at the positions that the loss uses: layer -> [positions, H]."""
-        if self.store is None:
-            output = self._run_teacher(index)
-            return {layer: output.states[layer][output.mask] for layer in self.layer_map}
-        slots = self.store.spec.num_thoughts  # asked for `thoughts` alone: the manifest counts the answer too
-        chosen = [slice(slots)] * len(index) if self._targets is None else [self._targets[i, :slots] for i in index]
-        rows = self.store.batch(index)
-        joined = torch.cat([row[:, :slots][:, own] for own, row in zip(chosen, rows, strict=True)], dim=1)
-        return {layer: joined[self.store.spec.layers.index(layer)] for layer in self.layer_map}
-
-
-def _place(states: Tensor, valid: Tensor) -> Tensor:
-    """Put concatenated rows [sum of P_i, H] at the valid positions of a padded batch: bool [B, P] -> [B, P, H]."""
-    placed = states.new_zeros((*valid.shape, states.shape[-1]))
-    placed[valid] = states
-    return placed
+    def _fit_projectors(self, teacher_states: TeacherStates) -> None:
+        """Begin the projectors as the best linear maps of what the untrained student holds, thinking for itself."""
+        projectors = {int(layer): module for layer, module in self.student.projectors.items()}
+        assert isinstance(self.train_dataset, Taken)
+        chosen = spread(self.train_dataset.items, num_problems_to_fit(self.student.hidden_size))
+        collator = replace(self._collator, with_steps=False)
+        was_training = self.student.training
+        self.student.eval()
+        fits = {layer: LinearFit(cast(nn.Linear, projector)) for layer, projector in projectors.items()}
+        for start in range(0, len(chosen) if fits else 0, self.args.per_device_train_batch_size):
+            batch = collator(chosen[start : start + self.args.per_device_train_batch_size])
+            inputs = to_device(batch, self.student.device)
+            states, _ = teacher_states.read(inputs)
+            output = self.student(
+                **inputs, layers=sorted(set(self.layer_map.values())), positions=self._positions, with_loss=False
+            )
+            states, mask = teacher_states.match(states, inputs, output)
+            for layer, fit in fits.items():
+                fit.add(output.states[self.layer_map[layer]][mask], states[layer][mask])
+        for fit in fits.values():
+            fit.solve()
+        self.student.train(was_training)
 
 
 def default_arguments(output_dir: str | Path | None, *, evaluate: bool = False) -> TrainingArguments:

@@ -137,6 +137,14 @@ class ThinkingTrainer(Trainer):
             loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Make batches as the last optimizer step takes them, without the steps that thoughts must write."""
+        self.data_collator = replace(self._collator, rise_steps=0, with_steps=False)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = self._collator
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         if self.step_loss_weight > 0:
             self._num_step_labels = self._count_labels(batch_samples, "step_labels", device)
@@ -305,7 +313,7 @@ class ThinkingTrainer(Trainer):
     ) -> tuple[Tensor, None, None]:
         with torch.no_grad():
             prepared: Any = self._prepare_inputs(inputs)
-            output = model(**{name: value for name, value in prepared.items() if not name.startswith("step_")})
+            output = model(**prepared)
         release(self.model)
         return output.loss_sum / output.num_labels, None, None
 

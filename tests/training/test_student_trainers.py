@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback
 
+from lrd_peft.callbacks import RestartOptimizer
 from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.curriculum import Item, StageCollator, items
 from lrd_peft.distillation import self_distillation
@@ -18,7 +19,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.model.models import StudentModel
 from lrd_peft.model.thinking import unwrap
 from lrd_peft.sampling import count_steps
-from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
+from lrd_peft.student_trainers import SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.training import ThinkingTrainer
 from tests import tiny
 from tests.training.small import assert_same_runs, moved, student, weights
@@ -49,9 +50,10 @@ def codi(folder: Path, own: StudentModel, *, num_problems: int = 8, **arguments:
 
 def icot(folder: Path, own: StudentModel, *, num_problems: int = 8, **arguments: Any) -> ThinkingTrainer:
     args = tiny.arguments(folder, **arguments)
-    collator = StageCollator(own, stage=2, max_stage=2, thoughts_per_step=0, num_steps=count_steps(args, num_problems))
+    rise = count_steps(args, num_problems) / 2
+    collator = StageCollator(own, stage=2, max_stage=2, thoughts_per_step=0, rise_steps=rise)
     run = ThinkingTrainer(own, items=encoded(own, num_problems), collator=collator, args=args)
-    run.add_callback(RestartOptimizer(collator))
+    run.add_callback(RestartOptimizer(collator.stage_at))
     return run
 
 

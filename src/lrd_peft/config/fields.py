@@ -160,8 +160,12 @@ class Fields(BaseModel):
     # Phase 3: make the student
     method: Annotated[Name, AfterValidator(check_method)] = "latent-lora"
     """How the student is made: latent-lora, latent-full, distill-lora, standard-distill, full-finetune, direct, ..."""
+    num_student_problems: Count | None = None
+    """Training problems of each data set that the student sees, the first ones; the teacher's if not given."""
     distill_alpha: Share = 0.1
     """Alpha of L = alpha * L_distill + (1 - alpha) * L_task."""
+    alpha_schedule: Literal["constant", "falling", "rising"] = "constant"
+    """Course of distill_alpha over the student's steps: the same throughout, from it to 0, or from 0 to it."""
     distill_layers: Layers = (8, 9, 10, 11, 12)
     """Teacher layers to align; 0 is the embeddings, l the output of block l."""
     student_layers: Annotated[tuple[CountOrZero, ...], Field(min_length=1)] | None = None
@@ -170,8 +174,12 @@ class Fields(BaseModel):
     """Divide each layer's loss by the teacher's variance there, or leave the plain formula."""
     distill_loss: Literal["mse", "cosine", "smooth-l1"] = "mse"
     """Distance between a student's and a teacher's hidden state."""
+    projector_init: Literal["random", "least-squares"] = "random"
+    """How maps to the teacher's width begin: at random, or fitted to what the untrained student holds."""
     thoughts_from: Literal["student", "teacher", "annealed"] = "student"
     """Whose thoughts are fed back in training: its own, the stored ones, or from these to those."""
+    student_curriculum: Share = 0.0
+    """Share of a thinking student's steps over which its thoughts replace steps one by one; 0: all from the start."""
     step_loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of an added loss: the model must write each replaced step from its last thought (SIM-CoT)."""
     token_alpha: Share = 0.5

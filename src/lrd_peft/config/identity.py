@@ -33,7 +33,8 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
     "store": ("positions", "align_to", "store_dtype", "store_layers"),
     "student": (
         *("method", "student", "student_revision", "prune_how", "keep_blocks", "student_weights"),
-        *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
+        *("num_student_problems", "distill_alpha", "alpha_schedule", "distill_layers", "student_layers"),
+        *("normalize", "distill_loss", "projector_init", "thoughts_from", "student_curriculum"),
         *("step_loss_weight", "token_alpha", "temperature", "codi_weight"),
         *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
         *_LORA,
@@ -51,14 +52,22 @@ NO_RESULT = (
 
 # Fields that came when artifacts and records were there already, with the value that does as was done before. It stands
 # for a field that a record lacks, and has no part in a fingerprint.
-LATER: dict[str, Any] = {"align_to": "thoughts", "teacher_step_loss_weight": 0.0, "step_loss_weight": 0.0}
+LATER: dict[str, Any] = {
+    "align_to": "thoughts",
+    "teacher_step_loss_weight": 0.0,
+    "step_loss_weight": 0.0,
+    "num_student_problems": None,
+    "alpha_schedule": "constant",
+    "projector_init": "random",
+    "student_curriculum": 0.0,
+}
 
 
 # Fields that count only for some methods.
 _OF_LOSS = {
     "latent": (
-        *("distill_alpha", "distill_layers", "student_layers", "normalize", "distill_loss", "thoughts_from"),
-        "step_loss_weight",
+        *("distill_alpha", "alpha_schedule", "distill_layers", "student_layers", "normalize", "distill_loss"),
+        *("projector_init", "thoughts_from", "student_curriculum", "step_loss_weight"),
     ),
     "tokens": ("token_alpha", "temperature"),
     "self": ("codi_weight",),
@@ -68,7 +77,9 @@ _OF_TEACHER = (
     *("teacher_learning_rate", "teacher_batch_size"),
 )
 _OF_LATER_STAGES = ("epochs_per_stage", "epochs_last_stage", "teacher_step_loss_weight")
-_OF_STUDENT_TRAINING = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds")
+_OF_STUDENT_TRAINING = (
+    *("num_student_problems", "learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
+)
 _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
 
 
@@ -102,7 +113,7 @@ def _without_effect(values: Mapping[str, Any]) -> set[str]:
     row = METHODS[values["method"]]
     unused = {name for loss, names in _OF_LOSS.items() if loss != row.loss for name in names}
     if values["max_stage"] == 0:
-        unused |= {"teacher_step_loss_weight", "step_loss_weight"}
+        unused |= {"teacher_step_loss_weight", "step_loss_weight", "student_curriculum"}
     teacher = needed_teacher(values)
     if teacher == "none":
         unused |= {*_OF_TEACHER, *_OF_LATER_STAGES}

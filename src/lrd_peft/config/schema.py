@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,17 @@ class RunConfig(Fields):
                     f"store_layers {list(self.store_layers)} lacks layer {', '.join(map(str, missing))} of "
                     f"distill_layers; add it to store_layers or leave store_layers out"
                 )
+        if self.num_student_problems is not None and self.num_student_problems > (self.num_train_problems or math.inf):
+            raise ValueError(
+                f"num_student_problems is {self.num_student_problems}, but num_train_problems is "
+                f"{self.num_train_problems}; the student's problems are the first of these"
+            )
+        if self.student_curriculum > 0 and self.positions == "all":
+            raise ValueError(
+                f'student_curriculum is {self.student_curriculum}, but positions is "all": the tokens of steps that '
+                "the student still writes have no counterpart where the teacher thinks; set positions to "
+                "thoughts+answer or thoughts, or student_curriculum to 0"
+            )
         if self.align_to == "steps":
             if self.positions == "all":
                 raise ValueError(

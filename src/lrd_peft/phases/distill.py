@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from lrd_peft.callbacks import RestartOptimizer
 from lrd_peft.checkpoints import last_checkpoint
 from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
@@ -25,7 +26,9 @@ from lrd_peft.processes import is_main, on_main
 from lrd_peft.run_folder import RunFolder
 from lrd_peft.run_inputs import (
     start_student,
+    student_limit,
     student_options,
+    train_split,
     training_arguments,
     training_problems,
     trust,
@@ -33,7 +36,7 @@ from lrd_peft.run_inputs import (
 )
 from lrd_peft.sampling import count_steps
 from lrd_peft.store import Store
-from lrd_peft.student_trainers import RestartOptimizer, SelfDistillationTrainer, TokenDistillationTrainer
+from lrd_peft.student_trainers import SelfDistillationTrainer, TokenDistillationTrainer
 from lrd_peft.trainer import LRDPEFTTrainer
 from lrd_peft.training import ThinkingTrainer
 
@@ -133,18 +136,28 @@ class _Clock(TrainerCallback):
 
 
 def _latent_trainer(config: RunConfig, store: Store, student: StudentModel, args: TrainingArguments) -> LRDPEFTTrainer:
+    problems = [Problem.from_row(store.row(i)) for i in range(len(store))]
+    chosen = None
+    if config.num_student_problems is not None:
+        wanted = {(problem.id, problem.question) for problem in train_split(config, limit=student_limit(config))}
+        chosen = [i for i, problem in enumerate(problems) if (problem.id, problem.question) in wanted]
+        print(f"student: {len(chosen)} of {len(problems)} training problems")
     return LRDPEFTTrainer(
         student_model=student,
         store=store if config.distill_alpha > 0 or config.thoughts_from != "student" else None,
-        train_dataset=[Problem.from_row(store.row(i)) for i in range(len(store))],
+        train_dataset=problems,
+        train_indices=chosen,
         distill_alpha=config.distill_alpha,
+        alpha_schedule=config.alpha_schedule,
         distill_layers=config.distill_layers,
         student_layers=config.student_layers,
         normalize=config.normalize,
         distill_loss=config.distill_loss,
         positions=config.positions,
         align_to=config.align_to,
+        projector_init=config.projector_init,
         thoughts_from=config.thoughts_from,
+        curriculum=config.student_curriculum,
         step_loss_weight=config.step_loss_weight,
         thoughts_per_step=config.thoughts_per_step,
         args=args,
@@ -156,7 +169,7 @@ def _other_trainer(
 ) -> ThinkingTrainer:
     """Return the trainer of a method that reads no store."""
     method = METHODS[config.method]
-    data = training_problems(config, student)
+    data = training_problems(config, student, student=True)
     for line in data.report:
         print(line)
     encoded = items(data.encoded)
@@ -167,8 +180,8 @@ def _other_trainer(
         "stages": (config.max_stage, 0),
         "both": (config.max_stage, config.thoughts_per_step),
     }[method.rows]
-    num_steps = count_steps(args, len(encoded)) if method.rows == "stages" else None
-    collator = StageCollator(student, stage, max_stage=stage, thoughts_per_step=thoughts_per_step, num_steps=num_steps)
+    rise = count_steps(args, len(encoded)) / 2 if method.rows == "stages" else 0
+    collator = StageCollator(student, stage, max_stage=stage, thoughts_per_step=thoughts_per_step, rise_steps=rise)
     parts: dict[str, Any] = {"items": encoded, "collator": collator, "args": args, "label": config.method}
     if method.loss == "tokens":
         teacher = TeacherModel.load(run.teacher / "cot", **trust(config))
@@ -179,7 +192,7 @@ def _other_trainer(
         return SelfDistillationTrainer(student, weight=config.codi_weight, **parts)
     trainer = ThinkingTrainer(student, **parts)
     if method.rows == "stages":
-        trainer.add_callback(RestartOptimizer(collator))
+        trainer.add_callback(RestartOptimizer(collator.stage_at))
     return trainer
 
 
