@@ -98,6 +98,11 @@ class LRDPEFTTrainer(ThinkingTrainer):
         self.alpha = check_alpha(distill_alpha)
         if not train_dataset:
             raise UserError("train_dataset is empty; there is nothing to train on")
+        if train_indices is not None:
+            if not train_indices:
+                raise UserError("train_indices is empty; there is nothing to train on")
+            if wrong := [i for i in train_indices if not 0 <= i < len(train_dataset)]:
+                raise UserError(f"train_indices has {wrong[0]}, but train_dataset has {len(train_dataset)} problems")
         for name, value, known in (
             ("thoughts_from", thoughts_from, THOUGHTS_FROM),
             ("positions", positions, POSITIONS),

@@ -130,6 +130,11 @@ def test_warmup_may_be_a_percentage(written: Any, meant: float) -> None:
         ({"method": "icot", "max_stage": 0}, "set max_stage to 1 or more"),
         ({"align_to": "steps", "positions": "all"}, r"set positions to thoughts\+answer or thoughts, or align_to to"),
         ({"align_to": "steps", "thoughts_from": "teacher"}, "set thoughts_from to student, or align_to to thoughts"),
+        ({"student_curriculum": 0.5, "positions": "all"}, r"student_curriculum is 0\.5, but positions is"),
+        (
+            {"num_student_problems": 11, "num_train_problems": 10},
+            "num_student_problems is 11, but num_train_problems is",
+        ),
         ({"align_to": "steps", "thoughts_from": "annealed"}, 'thoughts_from is "annealed"'),
     ],
 )
@@ -196,6 +201,7 @@ def test_choices_are_those_of_the_rooms_that_use_them() -> None:
     from lrd_peft.data.encoding import PROMPT_STYLES
     from lrd_peft.data.readers import STEPS_STYLES
     from lrd_peft.model.prune import WAYS
+    from lrd_peft.trainer import ALPHA_SCHEDULES, PROJECTOR_INITS, THOUGHTS_FROM
 
     def choices(field: str) -> tuple[str, ...]:
         return typing.get_args(RunConfig.model_fields[field].annotation)
@@ -203,3 +209,6 @@ def test_choices_are_those_of_the_rooms_that_use_them() -> None:
     assert set(choices("prompt_style")) == set(PROMPT_STYLES)
     assert set(choices("steps_style")) == set(STEPS_STYLES)
     assert set(choices("prune_how")) == set(WAYS)
+    assert set(choices("thoughts_from")) == set(THOUGHTS_FROM)
+    assert set(choices("alpha_schedule")) == set(ALPHA_SCHEDULES)
+    assert set(choices("projector_init")) == set(PROJECTOR_INITS)

@@ -109,6 +109,31 @@ def test_steps_that_thoughts_write_cost_their_phase_so_many_calls_more() -> None
     assert (more["store"], more["evaluation"]) == (plain["store"], plain["evaluation"])
 
 
+def test_a_students_curriculum_costs_what_its_stages_cost() -> None:
+    model, _ = tiny("tiny-student", lora=False, attention="sdpa")
+    shape = shape_of(unwrap(model.lm).config)
+
+    def student(method: str = "latent-full", **settings: Any) -> float:
+        config = RunConfig(method=method, epochs=2, max_stage=4, **settings)
+        lengths = Lengths(question=20, steps=40, marker=3, answer=2)
+        run = Run(config, shape, shape, 0, 0, lengths, num_problems=100, num_held_out=10)
+        return of_phases(run)["student"].flops
+
+    def stage(steps: float, thoughts: int) -> float:
+        calls = passes(20, thoughts, steps + 5)
+        return 2 * batch_cost(shape, calls, rows=100, labels=steps + 5, trained="all").flops
+
+    assert student() == pytest.approx(stage(0, 4))
+    rising = (stage(40, 0) + stage(30, 1) + stage(20, 2) + stage(10, 3)) / 4
+    assert student(student_curriculum=0.5) == pytest.approx(rising / 2 + stage(0, 4) / 2)
+    assert student(student_curriculum=1.0) == pytest.approx(rising)
+    # Steps that go without thoughts in their place, over the first half.
+    without = (stage(40, 0) + stage(30, 0) + stage(20, 0) + stage(10, 0)) / 4
+    assert student("icot") == pytest.approx(without / 2 + stage(0, 0) / 2)
+    assert student(num_student_problems=25) == pytest.approx(student() / 4)
+    assert student(num_student_problems=1000) == pytest.approx(student())
+
+
 def test_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
     model, _ = tiny("tiny-teacher", lora=False, attention="eager")
     batch = batch_of(model, 4)

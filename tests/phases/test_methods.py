@@ -187,6 +187,30 @@ def test_a_model_without_slots_writes_even_if_asked_to_think(tmp_path: Path) -> 
     assert "written: Ann" in solve(tmp_path / "run", [QUESTION])
 
 
+@pytest.mark.parametrize("method", ["latent-lora", "distill-lora"])
+def test_a_student_sees_the_first_problems_of_each_set(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    sets = {"dataset": "gsm-mini+math-mini", "num_train_problems": 12, "num_student_problems": 4}
+    settings = config(folder, method, **sets, epochs=2.0, batch_size=4, methods=())
+    run_phases(settings, PHASES)
+    printed = capsys.readouterr().out
+    assert ("student: 8 of 24 training problems" in printed) == (method == "latent-lora")
+    lines = [line for line in read_record(folder / "record.json").curves if line["phase"] == "student"]
+    assert max(line["step"] for line in lines) == 4  # two epochs of eight problems, four at a time
+
+
+def test_a_student_with_a_curriculum_and_fitted_projectors(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    recipe = {"student_curriculum": 0.5, "projector_init": "least-squares", "alpha_schedule": "rising"}
+    run_phases(config(folder, "latent-lora", **recipe, methods=()), PHASES)
+    card = (folder / "student" / "README.md").read_text()
+    assert "share of its steps over which thoughts replaced steps: 0.5" in card
+    assert "course of alpha: rising" in card
+    assert read_record(folder / "record.json").metrics["gsm-mini"]["latent-lora"]["summary"]["mean_thoughts"] == 2
+
+
 def test_thoughts_write_steps_in_both_phases(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     weights: dict[str, Any] = {"step_loss_weight": 0.5, "teacher_step_loss_weight": 0.25, "distill_alpha": 0.0}

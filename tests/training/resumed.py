@@ -21,13 +21,16 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def make_trainer(folder: Path, **changes: Any) -> LRDPEFTTrainer:
-    """Adam, dropout, a schedule, projectors, a thought adapter, drawn thoughts, steps written from them."""
+    """Adam, dropout, schedules, stages, fitted projectors, a thought adapter, drawn thoughts, steps that they write."""
     return trainer(
         folder,
         student_model=student(lora_dropout=0.2),
         teacher_model=tiny.teacher(width=32, seed=4),
         train_dataset=tiny.problems(20),
+        alpha_schedule="falling",
+        projector_init="least-squares",
         thoughts_from="annealed",
+        curriculum=0.6,
         step_loss_weight=0.3,
         arguments={**ARGUMENTS, **changes},
     )

@@ -91,26 +91,35 @@ def _with_steps(run: Run, labels: float, calls: list[Pass], *, stage: int, weigh
     return labels + stage * length, [*calls, Pass(length, length, rows=stage)]
 
 
-def _student_calls(run: Run) -> list[tuple[float, list[Pass]]]:
-    """Return labels and calls of a batch of phase 3."""
-    config, lengths = run.config, run.lengths
-    written = lengths.steps + lengths.end
-    steps = (written, passes(lengths.question, 0, written))
-    thinking = (lengths.end, passes(lengths.question, config.num_thoughts, lengths.end))
-    if config.thoughts_from == "teacher" and METHODS[config.method].loss == "latent":
-        thinking = (lengths.end, passes(lengths.question, 0, config.num_thoughts + lengths.end))
-    if METHODS[config.method].loss == "latent":
-        thinking = _with_steps(run, *thinking, stage=config.max_stage, weight=config.step_loss_weight)
-    # Steps that vanish over the first half of the training are a quarter of them in the mean.
-    fewer = lengths.steps / 4 + lengths.end
+def _student_batches(run: Run) -> list[tuple[float, list[tuple[float, list[Pass]]]]]:
+    """Return the kinds of batches of phase 3: their share of all, and labels and calls of each of a batch's parts."""
+    config, lengths, method = run.config, run.lengths, METHODS[run.config.method]
+
+    def part(stage: int, *, thoughts_per_step: int = config.thoughts_per_step) -> tuple[float, list[Pass]]:
+        written = lengths.steps * (1 - stage / max(1, config.max_stage)) + lengths.end
+        thoughts = stage * thoughts_per_step
+        if method.loss == "latent" and config.thoughts_from == "teacher":
+            return written, passes(lengths.question, 0, thoughts + written)
+        calls = passes(lengths.question, thoughts, written)
+        weight = config.step_loss_weight if method.loss == "latent" else 0.0
+        return _with_steps(run, written, calls, stage=stage, weight=weight)
+
+    def rising(share: float, **options: int) -> list[tuple[float, list[tuple[float, list[Pass]]]]]:
+        stages = range(config.max_stage if share else 0)
+        return [
+            *((share / config.max_stage, [part(stage, **options)]) for stage in stages),
+            (1 - share, [part(config.max_stage, **options)]),
+        ]
+
+    steps, answer = part(0), (lengths.end, passes(lengths.question, 0, lengths.end))
     return {
-        "steps": [steps],
-        "answer": [(lengths.end, passes(lengths.question, 0, lengths.end))],
-        "stages": [(fewer, passes(lengths.question, 0, fewer))],
-        "thoughts": [thinking],
-        "both": [steps, thinking],
+        "steps": [(1.0, [steps])],
+        "answer": [(1.0, [answer])],
+        "stages": rising(0.5, thoughts_per_step=0),
+        "thoughts": rising(config.student_curriculum),
+        "both": [(1.0, [steps, part(config.max_stage)])],
         "none": [],
-    }[METHODS[config.method].rows]
+    }[method.rows]
 
 
 def _teacher(run: Run) -> Cost:
@@ -162,27 +171,32 @@ def _store(run: Run) -> Cost:
 def _student(run: Run) -> Cost:
     config, method = run.config, METHODS[run.config.method]
     total = Cost()
-    for labels, calls in _student_calls(run):
-        total += batch_cost(
-            run.student,
-            calls,
-            rows=config.batch_size,
-            labels=labels,
-            trained=method.trains,
-            adapters=run.student_adapters,
-            weight_bytes=run.weight_bytes,
-        )
-        if method.loss == "tokens":
-            assert run.teacher is not None
-            total += batch_cost(
-                run.teacher,
+    for share, parts in _student_batches(run):
+        for labels, calls in parts:
+            batch = batch_cost(
+                run.student,
                 calls,
                 rows=config.batch_size,
                 labels=labels,
-                trained="nothing",
+                trained=method.trains,
+                adapters=run.student_adapters,
                 weight_bytes=run.weight_bytes,
             )
-    return total * (config.epochs * run.num_problems / config.batch_size)
+            if method.loss == "tokens":
+                assert run.teacher is not None
+                batch += batch_cost(
+                    run.teacher,
+                    calls,
+                    rows=config.batch_size,
+                    labels=labels,
+                    trained="nothing",
+                    weight_bytes=run.weight_bytes,
+                )
+            total += batch * share
+    num_problems = run.num_problems
+    if config.num_student_problems is not None:
+        num_problems = min(num_problems, config.num_student_problems * len(config.dataset_parts))
+    return total * (config.epochs * num_problems / config.batch_size)
 
 
 def _evaluation(run: Run) -> Cost:
@@ -224,8 +238,11 @@ def teacher_activations(run: Run) -> float:
 
 
 def student_activations(run: Run) -> float:
-    """Return the activations of a batch of phase 3, in bytes."""
-    return sum(
-        activation_bytes(run.student, calls, rows=run.config.batch_size, labels=labels, item_bytes=run.weight_bytes)
-        for labels, calls in _student_calls(run)
+    """Return the activations of the largest batch of phase 3, in bytes."""
+    return max(
+        sum(
+            activation_bytes(run.student, calls, rows=run.config.batch_size, labels=labels, item_bytes=run.weight_bytes)
+            for labels, calls in parts
+        )
+        for _, parts in _student_batches(run)
     )

@@ -205,7 +205,9 @@ def _card(config: RunConfig, student: StudentModel) -> str:
         "paper": method.paper or "none",
         "base model": student.source,
         "teacher": config.teacher if method.needs != "nothing" else "none",
-        "training problems": config.dataset,
+        "training problems": config.dataset
+        if config.num_student_problems is None
+        else f"{config.dataset}, the first {config.num_student_problems} of each",
         "thoughts": student.options.num_thoughts,
         "trained": f"LoRA r={config.lora_r}, alpha={config.lora_alpha}, {config.lora_targets}"
         if lora
@@ -217,6 +219,10 @@ def _card(config: RunConfig, student: StudentModel) -> str:
             "alpha": config.distill_alpha,
             "distilled layers of the teacher": list(config.distill_layers),
         }
+        if config.alpha_schedule != "constant":
+            facts["course of alpha"] = config.alpha_schedule
+        if config.student_curriculum > 0:
+            facts["share of its steps over which thoughts replaced steps"] = config.student_curriculum
         if config.step_loss_weight > 0:
             facts["weight of the steps that thoughts write"] = config.step_loss_weight
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
