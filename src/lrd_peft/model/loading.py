@@ -12,6 +12,7 @@ The kinds of names:
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,12 @@ def load_lm(
     return LoadedLM(lm, tokenizer, description, kept, notes)
 
 
+@functools.cache
+def _say_published(name: str) -> None:
+    """Say once a process that a model's sizes are not its own files'; teacher and student are often one model."""
+    logger.warning("%s cannot be reached: its sizes are those that its authors published", name)
+
+
 def load_config(
     name: str,
     *,
@@ -135,7 +142,7 @@ def load_config(
     except UserError:
         if not (published and base in PUBLISHED):
             raise
-        logger.warning("%s cannot be reached: its sizes are those that its authors published", base)
+        _say_published(base)
         config = published_config(base)
     else:
         config = _read_config(source, name=base, revision=revision, remote_code=trust_remote_code)
