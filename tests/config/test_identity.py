@@ -139,6 +139,7 @@ def test_methods_share_what_they_agree_on() -> None:
         ("codi", {"num_student_problems": 10}, True),
         ("latent-full", {"student_curriculum": 0.5}, True),
         ("base", {"num_student_problems": 10}, False),
+        ("direct", {"max_steps": 10}, True),
         ("latent-full", {"step_loss_weight": 0.5}, True),
         ("teacher-latent", {"teacher_step_loss_weight": 0.5}, True),
         ("base", {"learning_rate": 1e-3, "warmup_steps": 7, "epochs": 9}, False),
@@ -194,6 +195,11 @@ def test_written_steps_need_the_teacher_that_writes() -> None:
     assert of("teacher", **pruned, **steps) == of("teacher", **pruned)
     assert of("store", **pruned, **steps) != of("store", **pruned)
     assert of("store", method="distill-lora", **steps) == of("store", method="distill-lora")
+
+
+def test_epochs_do_not_count_beside_a_number_of_steps() -> None:
+    assert RunConfig(epochs=9, max_steps=10).fingerprint() == RunConfig(max_steps=10).fingerprint()
+    assert RunConfig(max_steps=10).fingerprint() != RunConfig().fingerprint()
 
 
 def test_a_step_loss_counts_only_where_there_are_thoughts() -> None:

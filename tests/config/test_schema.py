@@ -130,6 +130,7 @@ def test_warmup_may_be_a_percentage(written: Any, meant: float) -> None:
         ({"method": "icot", "max_stage": 0}, "set max_stage to 1 or more"),
         ({"align_to": "steps", "positions": "all"}, r"set positions to thoughts\+answer or thoughts, or align_to to"),
         ({"align_to": "steps", "thoughts_from": "teacher"}, "set thoughts_from to student, or align_to to thoughts"),
+        ({"max_steps": 5, "max_seconds": 9.5}, r"max_steps is 5 and max_seconds 9\.5"),
         ({"student_curriculum": 0.5, "positions": "all"}, r"student_curriculum is 0\.5, but positions is"),
         (
             {"num_student_problems": 11, "num_train_problems": 10},

@@ -131,6 +131,7 @@ def test_a_students_curriculum_costs_what_its_stages_cost() -> None:
     without = (stage(40, 0) + stage(30, 0) + stage(20, 0) + stage(10, 0)) / 4
     assert student("icot") == pytest.approx(without / 2 + stage(0, 0) / 2)
     assert student(num_student_problems=25) == pytest.approx(student() / 4)
+    assert student(max_steps=50, batch_size=4) == pytest.approx(student())
     assert student(num_student_problems=1000) == pytest.approx(student())
 
 

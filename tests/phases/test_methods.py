@@ -193,12 +193,12 @@ def test_a_student_sees_the_first_problems_of_each_set(
 ) -> None:
     folder = tmp_path / "run"
     sets = {"dataset": "gsm-mini+math-mini", "num_train_problems": 12, "num_student_problems": 4}
-    settings = config(folder, method, **sets, epochs=2.0, batch_size=4, methods=())
+    settings = config(folder, method, **sets, max_steps=5, batch_size=4, methods=())
     run_phases(settings, PHASES)
     printed = capsys.readouterr().out
     assert ("student: 8 of 24 training problems" in printed) == (method == "latent-lora")
     lines = [line for line in read_record(folder / "record.json").curves if line["phase"] == "student"]
-    assert max(line["step"] for line in lines) == 4  # two epochs of eight problems, four at a time
+    assert (lines[-1]["step"], lines[-1]["epoch"]) == (5, 2.5)  # eight problems, four at a time
 
 
 def test_a_student_with_a_curriculum_and_fitted_projectors(tmp_path: Path) -> None:

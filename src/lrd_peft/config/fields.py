@@ -204,6 +204,8 @@ class Fields(BaseModel):
     """Batches in one optimizer step."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
     """Epochs of the student."""
+    max_steps: Count | None = None
+    """Optimizer steps of the student, instead of epochs."""
     max_seconds: Rate | None = None
     """Train the student for as many steps as fit into this time, instead of epochs; a step is timed once, before."""
     warmup_steps: Warmup = 0.1

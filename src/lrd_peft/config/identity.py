@@ -36,7 +36,7 @@ OWN_FIELDS: dict[Phase, tuple[str, ...]] = {
         *("num_student_problems", "distill_alpha", "alpha_schedule", "distill_layers", "student_layers"),
         *("normalize", "distill_loss", "projector_init", "thoughts_from", "student_curriculum"),
         *("step_loss_weight", "token_alpha", "temperature", "codi_weight"),
-        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
+        *("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_steps", "max_seconds"),
         *_LORA,
         "seed",
     ),
@@ -60,6 +60,7 @@ LATER: dict[str, Any] = {
     "alpha_schedule": "constant",
     "projector_init": "random",
     "student_curriculum": 0.0,
+    "max_steps": None,
 }
 
 
@@ -78,7 +79,8 @@ _OF_TEACHER = (
 )
 _OF_LATER_STAGES = ("epochs_per_stage", "epochs_last_stage", "teacher_step_loss_weight")
 _OF_STUDENT_TRAINING = (
-    *("num_student_problems", "learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_seconds"),
+    *("num_student_problems", "learning_rate", "batch_size", "gradient_accumulation_steps"),
+    *("epochs", "max_steps", "max_seconds"),
 )
 _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
 
@@ -123,6 +125,8 @@ def _without_effect(values: Mapping[str, Any]) -> set[str]:
         unused |= set(_OF_LATER_STAGES)
     if row.needs != "store":
         unused |= set(OWN_FIELDS["store"])
+    if values["max_steps"] is not None:
+        unused |= {"epochs"}
     if row.trains == "nothing":
         unused |= {*_OF_STUDENT_TRAINING, "seed"}
         if teacher == "none":

@@ -62,6 +62,11 @@ class RunConfig(Fields):
                 f"num_student_problems is {self.num_student_problems}, but num_train_problems is "
                 f"{self.num_train_problems}; the student's problems are the first of these"
             )
+        if self.max_steps is not None and self.max_seconds is not None:
+            raise ValueError(
+                f"max_steps is {self.max_steps} and max_seconds {self.max_seconds:g}; both say how long the student "
+                "trains: leave one of them out"
+            )
         if self.student_curriculum > 0 and self.positions == "all":
             raise ValueError(
                 f'student_curriculum is {self.student_curriculum}, but positions is "all": the tokens of steps that '

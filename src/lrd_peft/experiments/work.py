@@ -193,6 +193,8 @@ def _student(run: Run) -> Cost:
                     weight_bytes=run.weight_bytes,
                 )
             total += batch * share
+    if config.max_steps is not None:
+        return total * (config.max_steps * config.gradient_accumulation_steps)
     num_problems = run.num_problems
     if config.num_student_problems is not None:
         num_problems = min(num_problems, config.num_student_problems * len(config.dataset_parts))

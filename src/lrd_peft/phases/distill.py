@@ -55,7 +55,7 @@ def distill(config: RunConfig, run: RunFolder) -> None:
         run.require("teacher", config)
     store = Store.open(run.store) if method.needs == "store" else None
     folder = run.checkpoints("student")
-    max_steps = -1
+    max_steps = config.max_steps or -1
     if config.max_seconds is not None:
         max_steps = _affordable_steps(config, run, store, seconds=config.max_seconds)
         print(f"student: {max_steps} steps fit into {config.max_seconds:g} seconds")
