@@ -46,8 +46,7 @@ class LinearFit:
 
 
 def num_problems_to_fit(width: int) -> int:
-    """Return how many problems to fit to: enough for four rows for each of the map's inputs, were there one row each,
-    and at least 256."""
+    """Return how many problems to fit to: four for each of the map's inputs, each with several rows; at least 256."""
     return max(256, 4 * width)
 
 

@@ -134,10 +134,11 @@ class LRDPEFTTrainer(ThinkingTrainer):
         self._positions = positions
         self.criterion = LatentDistillationLoss(tuple(self.layer_map), loss=distill_loss, normalize=normalize)
         collator = last_stage(student_model, thoughts_per_step=thoughts_per_step, with_steps=step_loss_weight > 0)
-        fit = fitting(collator, train_dataset, whose="student", all_stages=curriculum > 0)
+        chosen = range(len(train_dataset)) if train_indices is None else train_indices
+        fit = fitting(collator, [train_dataset[i] for i in chosen], whose="student", all_stages=curriculum > 0)
         super().__init__(
             student_model,
-            items=fit if train_indices is None else [fit[i] for i in train_indices],
+            items=[replace(item, index=i) for item, i in zip(fit, chosen, strict=True)],
             eval_items=fitting(collator, eval_dataset, whose="student") if eval_dataset else None,
             collator=collator,
             args=args or default_arguments(output_dir, evaluate=bool(eval_dataset)),
