@@ -12,7 +12,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.records import Record
 from lrd_peft.report.cells import against_ours, cells, sort_key
 from lrd_peft.report.check import study_facts
-from lrd_peft.report.figures.sweeps import sweep
+from lrd_peft.report.figures.sweeps import crossed, sweep
 from lrd_peft.report.main_table import sweep_table
 from lrd_peft.report.results import read_results, read_study
 from tests.report import made
@@ -124,6 +124,30 @@ def test_single_cells_beside_the_axes_are_values_of_their_own(tmp_path: Path) ->
         (0.5, 4),
         (0.5, rank),
     ]
+
+
+def test_a_method_has_no_value_of_a_field_that_it_has_no_use_for(tmp_path: Path) -> None:
+    axis = ("num_student_problems", "distill_alpha")
+    records = [
+        small(num_student_problems=count, distill_alpha=alpha, share=share)
+        for count in (100, 500)
+        for alpha, share in ((0, 0.3), (0.9, 0.6))
+    ]
+    records.append(small("distill-lora", num_student_problems=500, distill_alpha=0.5))
+    study = read_study(made.save(tmp_path / "few", *records, about={"axes": [{"field": field} for field in axis]}))
+    written = [cell.value for cell in cells(study.records, by=axis, own=True) if cell.method == "distill-lora"]
+    assert written == [(500, None)]
+    tests = study_facts(study)["against_first"]["gsm-mini"]
+    # Each weight is tested against the first one with as many problems, not against the very first.
+    assert set(tests) == {"latent-lora@100 / 0.9", "latent-lora@500 / 0.9"}
+    facts = study_facts(study)["accuracy"]["gsm-mini"]
+    gain = facts["latent-lora@500 / 0.9"]["mean"] - facts["latent-lora@500 / 0"]["mean"]
+    assert tests["latent-lora@500 / 0.9"]["difference"] == pytest.approx(gain)
+    panel = crossed(study.records, axis).axes[0]
+    _, names = panel.get_legend_handles_labels()
+    ours = "Latent + LoRA (ours), distillation weight α"
+    assert sorted(names) == sorted([f"{ours} 0", f"{ours} 0.9", "Distill + LoRA"])
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["100", "500"]
 
 
 def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:

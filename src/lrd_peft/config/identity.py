@@ -85,6 +85,12 @@ _OF_STUDENT_TRAINING = (
 _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_scheduler")
 
 
+def has_use_for(method: str, field: str) -> bool:
+    """Return whether a field of some loss is one of this method's; any other field is."""
+    losses = {loss for loss, names in _OF_LOSS.items() if field in names}
+    return not losses or METHODS[method].loss in losses
+
+
 def needed_teacher(values: Mapping[str, Any]) -> Literal["none", "cot", "latent"]:
     """Return which trained teacher the method goes back to: to learn from it, or to begin with its blocks."""
     row = METHODS[values["method"]]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from lrd_peft.config.identity import has_use_for
 from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.methods import METHODS
@@ -103,7 +104,8 @@ def cells(records: Iterable[Record], *, by: Axis | None = None, own: bool = Fals
 
     Args:
         records: of one study.
-        by: cells are kept apart by its value. The teacher's cells are not, by `student`.
+        by: cells are kept apart by its value. The teacher's cells are not, by `student`, nor those of a method by a
+            field that its loss has no use for.
         own: leave out what a run measured beside its own method, and take alpha = 0 as a value, not as a method.
 
     Raises:
@@ -171,7 +173,13 @@ def _is_teacher(method: str) -> bool:
 
 def _value(record: Record, by: Axis, *, of_teacher: bool) -> Any:
     fields = (by,) if isinstance(by, str) else by
-    values = tuple(None if of_teacher and field == "student" else record.config.get(field) for field in fields)
+
+    def counts(field: str) -> bool:
+        if of_teacher and field == "student":
+            return False
+        return record.method not in METHODS or has_use_for(record.method, field)
+
+    values = tuple(record.config.get(field) if counts(field) else None for field in fields)
     return values[0] if isinstance(by, str) else values
 
 

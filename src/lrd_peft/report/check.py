@@ -119,7 +119,7 @@ def study_facts(study: Study) -> dict[str, Any]:
         passes.<data set>.<method>, seconds_per_problem.<data set>.<method>
         against_ours.<data set>.<method>.difference (also p_problems, p_seeds): latent-lora less that method
         against_first.<data set>.<method>@<value>.difference (also p_problems, p_seeds): that value of the axis less the
-            first one
+            first one; of several fields, less the first value of the last field, the others being the same
         seconds.<phase>.total, seconds.<phase>.longest: over all records; a teacher or store that they share is in each
         num_records, num_seeds
 
@@ -130,13 +130,14 @@ def study_facts(study: Study) -> dict[str, Any]:
         times = [record.costs.wall_seconds.get(phase, 0.0) for record in study.records]
         facts.setdefault("seconds", {})[phase] = {"total": sum(times), "longest": max(times)}
     found = cells(study.records, by=study.axis, own=study.axis is not None)
-    first: dict[tuple[str, str], Cell] = {}
+    first: dict[tuple[Any, ...], Cell] = {}
     for cell in found:
         name = cell.method if study.axis is None else f"{cell.method}@{value_label(cell.value)}"
         _put(facts, ("accuracy", cell.dataset, name), asdict(cell.accuracy))
         _put(facts, ("passes", cell.dataset, name), cell.mean("mean_passes").mean)
         _put(facts, ("seconds_per_problem", cell.dataset, name), cell.mean("seconds_per_problem").mean)
-        other = first.setdefault((cell.method, cell.dataset), cell)
+        others = cell.value[:-1] if isinstance(cell.value, tuple) else ()
+        other = first.setdefault((cell.method, cell.dataset, *map(value_label, others)), cell)
         if other is not cell:
             _put(facts, ("against_first", cell.dataset, name), asdict(paired_test(cell.outcomes, other.outcomes)))
     for (method, dataset), test in (against_ours(found) if study.axis is None else {}).items():

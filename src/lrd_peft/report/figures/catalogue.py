@@ -12,7 +12,7 @@ from lrd_peft.report.figures.baseline import comprehensive_baseline, main_result
 from lrd_peft.report.figures.cost import efficiency_pareto, radar_comparison
 from lrd_peft.report.figures.layers import layer_similarity
 from lrd_peft.report.figures.problems import calibration, domain_performance, error_breakdown
-from lrd_peft.report.figures.sweeps import alpha_sensitivity, layer_selection, lora_rank_analysis, sweep
+from lrd_peft.report.figures.sweeps import alpha_sensitivity, crossed, layer_selection, lora_rank_analysis, sweep
 from lrd_peft.report.figures.training import training_curves
 from lrd_peft.report.main_table import axis_label
 from lrd_peft.report.results import QUICK, Study
@@ -125,12 +125,18 @@ def entries_for(studies: Mapping[str, Study]) -> tuple[Entry, ...]:
             f"study_{study.name}",
             (study.name,),
             f"{study.title}: accuracy by {axis_label(study.axis)}.",
-            lambda own, _: sweep(own.records, own.axis or ""),
+            lambda own, _: _along(own),
         )
         for study in studies.values()
         if study.axis is not None and study.name not in named
     )
     return CATALOGUE + more
+
+
+def _along(study: Study) -> Figure:
+    axis = study.axis
+    assert axis is not None
+    return sweep(study.records, axis) if isinstance(axis, str) or len(axis) != 2 else crossed(study.records, axis)
 
 
 def in_preference(names: Sequence[str], studies: Mapping[str, Study]) -> list[Study]:

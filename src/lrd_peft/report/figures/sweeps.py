@@ -13,7 +13,7 @@ from lrd_peft.report.estimates import Estimate
 from lrd_peft.report.figures.baseline import short_count
 from lrd_peft.report.figures.canvas import legend_below, panels, percent_axis, styled
 from lrd_peft.report.main_table import axis_label, value_label
-from lrd_peft.report.style import DATASET_COLOURS, DATASET_MARKERS, GREY, dataset_label, field_label
+from lrd_peft.report.style import DATASET_COLOURS, DATASET_MARKERS, GREY, dataset_label, field_label, method_style
 
 
 @styled
@@ -83,7 +83,7 @@ def sweep(records: Sequence[Record], axis: Axis) -> Figure:
             own = [cell for cell in found if (cell.method, cell.dataset) == (method, dataset)]
             shift = 0.18 * (index - (len(datasets) - 1) / 2)
             at = [places[value_label(cell.value)] + shift for cell in own]
-            colour, marker = _dataset_look(index)
+            colour, marker = _look(index)
             _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset), line=False)
         labels = [label for label, _ in values]
         crowded = max(map(len, labels)) * len(labels) > 45
@@ -99,6 +99,44 @@ def sweep(records: Sequence[Record], axis: Axis) -> Figure:
     return figure
 
 
+@styled
+def crossed(records: Sequence[Record], axis: tuple[str, ...]) -> Figure:
+    """Draw accuracy along the first of two fields, a line for each value of the second, a panel a data set.
+
+    A method that has no use for the second field is a line of its own. Intervals as in `sweep`.
+
+    Raises:
+        NothingToDraw: if the records have fewer than two values.
+    """
+    along, across = axis
+    found = _cells(records, axis)
+    methods, datasets = list(dict.fromkeys(cell.method for cell in found)), dataset_order(found)
+    values = sorted({value_label(cell.value[0]): cell.value[0] for cell in found}.values(), key=sort_key)
+    places = {value_label(value): place for place, value in enumerate(values)}
+    lines: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(found, key=lambda cell: (methods.index(cell.method), sort_key(cell.value[1]))):
+        lines.setdefault((cell.method, value_label(cell.value[1])), []).append(cell)
+    figure, axes = panels(len(datasets), width=2.6)
+    for panel, dataset in zip(axes, datasets, strict=True):
+        for index, ((method, value), line) in enumerate(lines.items()):
+            own = sorted((cell for cell in line if cell.dataset == dataset), key=lambda cell: sort_key(cell.value[0]))
+            shift = 0.06 * (index - (len(lines) - 1) / 2)
+            at = [places[value_label(cell.value[0])] + shift for cell in own]
+            named = [method_style(method).label] if len(methods) > 1 else []
+            if line[0].value[1] is not None:
+                named.append(f"{field_label(across)} {value}")
+            colour, marker = _look(index)
+            _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, ", ".join(named) or value)
+        panel.set_xticks(range(len(values)), [value_label(value) for value in values])
+        panel.set_xlim(-0.5, len(values) - 0.5)
+        panel.set_xlabel(field_label(along))
+        panel.set_title(dataset_label(dataset))
+    percent_axis(axes[0])
+    axes[0].set_ylabel("accuracy")
+    legend_below(figure, axes[0], columns=2)
+    return figure
+
+
 def _cells(records: Sequence[Record], axis: Axis) -> list[Cell]:
     found = cells(records, by=axis, own=True)
     if len({value_label(cell.value) for cell in found}) < 2:
@@ -111,7 +149,7 @@ def _lines(panel: Axes, found: Sequence[Cell], *, beside: Callable[[float, float
     datasets = dataset_order(found)
     for index, dataset in enumerate(datasets):
         own = [cell for cell in found if cell.dataset == dataset]
-        colour, marker = _dataset_look(index)
+        colour, marker = _look(index)
         at = [beside(cell.value, index - (len(datasets) - 1) / 2) for cell in own]
         _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset))
     percent_axis(panel)
@@ -140,5 +178,5 @@ def _errorbar(
     )
 
 
-def _dataset_look(index: int) -> tuple[str, str]:
+def _look(index: int) -> tuple[str, str]:
     return DATASET_COLOURS[index % len(DATASET_COLOURS)], DATASET_MARKERS[index % len(DATASET_MARKERS)]
