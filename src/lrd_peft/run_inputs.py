@@ -16,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, ProblemSet, load_problems
 from lrd_peft.data.encoding import Encoded
+from lrd_peft.data.generators import SETS
+from lrd_peft.data.load import GENERATED_SIZES
 from lrd_peft.errors import UserError
 from lrd_peft.lora import Model, create_lora_model
 from lrd_peft.methods import METHODS
@@ -63,8 +65,18 @@ def train_split(config: RunConfig, *, limit: int | None) -> ProblemSet:
 
 
 def student_limit(config: RunConfig) -> int | None:
-    """Return the most training problems of each data set that the student sees."""
-    return config.num_student_problems or config.num_train_problems
+    """Return the most training problems of each data set that the student sees.
+
+    Raises:
+        UserError: if these are more than the teacher sees of an endless set.
+    """
+    wanted, endless = config.num_student_problems, [part for part in config.dataset_parts if part in SETS]
+    if wanted is not None and config.num_train_problems is None and endless and wanted > GENERATED_SIZES["train"]:
+        raise UserError(
+            f"num_student_problems is {wanted}, but the teacher sees {GENERATED_SIZES['train']} of {endless[0]} where "
+            "num_train_problems is not given; set num_train_problems too"
+        )
+    return wanted or config.num_train_problems
 
 
 def training_problems(config: RunConfig, model: ThinkingModel, *, student: bool = False) -> TrainingProblems:

@@ -1,4 +1,4 @@
-"""What is refused before a run begins, where weights are spread over processes."""
+"""What is refused before a run begins."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from lrd_peft import processes
 from lrd_peft.config import RunConfig
 from lrd_peft.errors import UserError
 from lrd_peft.experiments.preflight import preflight
+
+
+def test_a_student_sees_no_more_of_an_endless_set_than_its_teacher() -> None:
+    with pytest.raises(UserError, match="num_student_problems is 8001, but the teacher sees 8000 of math-mini"):
+        preflight(RunConfig(dataset="math-mini", num_student_problems=8001))
+    preflight(RunConfig(dataset="math-mini", num_student_problems=8000))
+    preflight(RunConfig(dataset="math-mini", num_student_problems=8001, num_train_problems=9000))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lrd_peft.methods import METHODS
 from lrd_peft.model.facts import block_count, context_length, fingerprint_tokenizer, meta_model
 from lrd_peft.model.loading import load_config, load_tokenizer
 from lrd_peft.processes import is_sharded
-from lrd_peft.run_inputs import held_out, load_options
+from lrd_peft.run_inputs import held_out, load_options, student_limit
 
 
 def preflight(config: RunConfig) -> None:
@@ -64,6 +64,7 @@ def preflight(config: RunConfig) -> None:
         )
     for name in config.evaluated_datasets:
         held_out(config, name, split=config.eval_split, limit=1)
+    student_limit(config)
     for name in config.dataset_parts:
         held_out(config, name, split="train", limit=1)
 
