@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -26,18 +25,22 @@ class LinearFit:
         self.linear = linear
         size = linear.in_features + 1
         self._gram = torch.zeros(size, size, dtype=torch.float64)
+        self._num_rows = 0
         self._cross = torch.zeros(size, linear.out_features, dtype=torch.float64)
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Take rows: [N, H_S] and [N, H_T]."""
         x, y = inputs.detach().cpu().double(), targets.detach().cpu().double()
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        self._num_rows += len(x)
         self._gram += x.T @ x
         self._cross += x.T @ y
 
     @torch.no_grad()
     def solve(self) -> None:
-        """Put the map into the linear layer."""
+        """Put the map into the linear layer; without a row it stays as it is."""
+        if self._num_rows == 0:
+            return
         ridge = 1e-6 * self._gram.diagonal().mean()
         solution = torch.linalg.solve(self._gram + ridge * torch.eye(len(self._gram), dtype=torch.float64), self._cross)
         self.linear.weight.copy_(solution[:-1].T)
@@ -51,6 +54,6 @@ def num_problems_to_fit(width: int) -> int:
 
 
 def spread(values: Sequence[_T], count: int) -> list[_T]:
-    """Return at most so many of the values, evenly spread over them."""
-    step = max(1, math.ceil(len(values) / count))
+    """Return at least so many of the values, evenly spread over them, or all if there are fewer."""
+    step = max(1, len(values) // count)
     return list(values[::step])

@@ -112,8 +112,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         ):
             if value not in known:
                 raise UserError(f'{name} is "{value}"; it must be one of {", ".join(known)}.{nearest(value, known)}')
-        if not 0.0 <= curriculum <= 1.0:
-            raise UserError(f"curriculum is {curriculum}; it must lie in [0, 1], a share of the optimizer steps")
+        if not 0.0 <= curriculum < 1.0:
+            raise UserError(f"curriculum is {curriculum}; it must lie in [0, 1), a share of the optimizer steps")
         if curriculum > 0 and positions == "all":
             raise UserError('a curriculum writes steps that the teacher thinks; use positions="thoughts+answer"')
         self.student = student_model
@@ -177,7 +177,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         if self.curriculum > 0:
             assert isinstance(self.train_dataset, Taken)
             rise = self.curriculum * count_steps(self.args, len(self.train_dataset))
-            self._collator = replace(self._collator, rise_steps=rise)
+            self._collator = replace(self._collator, rise_steps=round(rise, 9))  # 0.28 * 25 is a little over 7
             self.data_collator = self._collator
         # A second call would otherwise go on with the first one's optimizer and rate.
         self.optimizer = self.lr_scheduler = None
@@ -244,7 +244,11 @@ class LRDPEFTTrainer(ThinkingTrainer):
     @torch.no_grad()
     def _fit_projectors(self, teacher_states: TeacherStates) -> None:
         """Begin the projectors as the best linear maps of what the untrained student holds, thinking for itself."""
-        projectors = {int(layer): module for layer, module in self.student.projectors.items()}
+        projectors = {
+            layer: self.student.projectors[str(layer)]
+            for layer in self.layer_map
+            if str(layer) in self.student.projectors
+        }
         assert isinstance(self.train_dataset, Taken)
         chosen = spread(self.train_dataset.items, num_problems_to_fit(self.student.hidden_size))
         collator = replace(self._collator, with_steps=False)

@@ -197,6 +197,15 @@ def test_written_steps_need_the_teacher_that_writes() -> None:
     assert of("store", method="distill-lora", **steps) == of("store", method="distill-lora")
 
 
+def test_settings_that_do_nothing_at_their_value_do_not_count() -> None:
+    for nothing in ({"alpha_schedule": "falling"}, {"projector_init": "least-squares"}):
+        aligned, alone = (RunConfig(distill_alpha=alpha, **nothing) for alpha in (0.5, 0))  # pyright: ignore
+        assert aligned.fingerprint() != RunConfig(distill_alpha=0.5).fingerprint()
+        assert alone.fingerprint() == RunConfig(distill_alpha=0).fingerprint()
+    same = RunConfig(num_train_problems=10, num_student_problems=10)
+    assert same.fingerprint() == RunConfig(num_train_problems=10).fingerprint()
+
+
 def test_epochs_do_not_count_beside_a_number_of_steps() -> None:
     assert RunConfig(epochs=9, max_steps=10).fingerprint() == RunConfig(max_steps=10).fingerprint()
     assert RunConfig(max_steps=10).fingerprint() != RunConfig().fingerprint()

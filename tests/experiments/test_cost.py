@@ -114,7 +114,7 @@ def test_a_students_curriculum_costs_what_its_stages_cost() -> None:
     shape = shape_of(unwrap(model.lm).config)
 
     def student(method: str = "latent-full", **settings: Any) -> float:
-        config = RunConfig(method=method, epochs=2, max_stage=4, **settings)
+        config = RunConfig(method=method, **{"epochs": 2, "max_stage": 4, **settings})
         lengths = Lengths(question=20, steps=40, marker=3, answer=2)
         run = Run(config, shape, shape, 0, 0, lengths, num_problems=100, num_held_out=10)
         return of_phases(run)["student"].flops
@@ -126,7 +126,10 @@ def test_a_students_curriculum_costs_what_its_stages_cost() -> None:
     assert student() == pytest.approx(stage(0, 4))
     rising = (stage(40, 0) + stage(30, 1) + stage(20, 2) + stage(10, 3)) / 4
     assert student(student_curriculum=0.5) == pytest.approx(rising / 2 + stage(0, 4) / 2)
-    assert student(student_curriculum=1.0) == pytest.approx(rising)
+    assert student(max_stage=0, student_curriculum=0.5) == pytest.approx(stage(40, 0))
+    forced = student(thoughts_from="teacher")
+    more = 2 * 4 * batch_cost(shape, [Pass(10, 10)], rows=100, labels=10, trained="all").flops
+    assert student(thoughts_from="teacher", step_loss_weight=0.5) == pytest.approx(forced + more)
     # Steps that go without thoughts in their place, over the first half.
     without = (stage(40, 0) + stage(30, 0) + stage(20, 0) + stage(10, 0)) / 4
     assert student("icot") == pytest.approx(without / 2 + stage(0, 0) / 2)

@@ -33,6 +33,7 @@ FLAGS = (
     # In a store of bfloat16 the last bit of a teacher's state would become the third digit of a target.
     *("--store_dtype", "float32"),
     *("--teacher_step_loss_weight", "0.5", "--step_loss_weight", "0.5"),
+    *("--student_curriculum", "0.5", "--alpha_schedule", "falling", "--projector_init", "least-squares"),
     # A log line is under way at a checkpoint.
     *("--logging_steps", "2", "--save_steps", "3", "--num_threads", "1", "--device", "cpu"),
 )

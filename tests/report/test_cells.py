@@ -12,7 +12,7 @@ from lrd_peft.errors import UserError
 from lrd_peft.records import Record
 from lrd_peft.report.cells import against_ours, cells, sort_key
 from lrd_peft.report.check import study_facts
-from lrd_peft.report.figures.sweeps import crossed, sweep
+from lrd_peft.report.figures.sweeps import alpha_sensitivity, crossed, sweep
 from lrd_peft.report.main_table import sweep_table
 from lrd_peft.report.results import read_results, read_study
 from tests.report import made
@@ -148,6 +148,22 @@ def test_a_method_has_no_value_of_a_field_that_it_has_no_use_for(tmp_path: Path)
     ours = "Latent + LoRA (ours), distillation weight α"
     assert sorted(names) == sorted([f"{ours} 0", f"{ours} 0.9", "Distill + LoRA"])
     assert [text.get_text() for text in panel.get_xticklabels()] == ["100", "500"]
+
+
+def test_a_grid_with_a_method_that_has_no_use_for_a_field_has_it_once(tmp_path: Path) -> None:
+    records = [small(method, distill_alpha=alpha) for method in ("distill-lora", "latent-lora") for alpha in (0, 0.9)]
+    about = {"axes": [{"field": "distill_alpha"}, {"field": "method"}]}
+    study = read_study(made.save(tmp_path / "alpha", *records, about=about))
+    assert study.axis == "distill_alpha"
+    shown = [row[:2] for row in sweep_table(study.records, study.axis).rows]
+    assert shown == [
+        ("none", "Distill + LoRA"),
+        ("0", "Latent + LoRA (ours)"),
+        ("0.9", "Latent + LoRA (ours)"),
+    ]
+    assert len(alpha_sensitivity(study.records).axes[0].containers) == 1
+    with pytest.raises(UserError, match="they differ in distill_alpha, learning_rate"):
+        cells([small("distill-lora", distill_alpha=0), small("distill-lora", distill_alpha=0.9, learning_rate=1.0)])
 
 
 def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:

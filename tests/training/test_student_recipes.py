@@ -92,7 +92,7 @@ def test_in_a_curriculum_an_online_teacher_equals_its_store(positions: str, thou
 
 
 def test_a_stage_is_aligned_to_the_teachers_first_thoughts_and_the_answer_position(tmp_path: Path):
-    data, teacher = tiny.problems(4), tiny.teacher()
+    data, teacher = tiny.problems(4), tiny.teacher(seed=4)
     own = student()
     run = trainer(
         tmp_path,
@@ -101,13 +101,13 @@ def test_a_stage_is_aligned_to_the_teachers_first_thoughts_and_the_answer_positi
         train_dataset=data,
         distill_alpha=1.0,
         normalize="none",
-        curriculum=1.0,
-        arguments={"num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.0},
+        curriculum=0.5,
+        arguments={"num_train_epochs": 4, "optim": "sgd", "learning_rate": 0.0},
     )
     run.train()
     encoded = items(own.encoder.encode_many(data))
-    for stage, line in enumerate(run.curve()):
-        rows = [row_at(item, stage=stage, thoughts_per_step=1, model=own) for item in encoded]
+    for stage, line in zip((0, 1, 2, 2), run.curve(), strict=True):
+        rows = [row_at(item, stage=stage, thoughts_per_step=1, model=own, last=stage == 2) for item in encoded]
         last = [row_at(item, stage=2, thoughts_per_step=1, model=own, last=True) for item in encoded]
         with torch.no_grad():
             ours = own(**collate(rows, pad_id=0), layers=LAYERS).states
@@ -165,8 +165,16 @@ def _noting_ages(run: Any, ages: list[float]) -> Any:
 
 def test_validation_problems_are_answered_in_thoughts_throughout(tmp_path: Path):
     losses = []
-    for curriculum in (0.0, 1.0):
-        run = trainer(tmp_path, distill_alpha=0.0, eval_dataset=tiny.problems(4, seed=1), curriculum=curriculum)
+    for curriculum in (0.0, 0.9):
+        frozen = {"optim": "sgd", "learning_rate": 0.0}
+        run = trainer(
+            tmp_path,
+            distill_alpha=0.0,
+            eval_dataset=tiny.problems(4, seed=1),
+            curriculum=curriculum,
+            arguments=frozen,
+        )
+        run.train()
         losses.append(run.evaluate()["eval_loss"])
     assert losses[0] == losses[1]
 
@@ -224,7 +232,31 @@ def test_a_unit_that_never_moves_gets_no_weight():
     torch.testing.assert_close(linear.bias, torch.tensor([1.0]), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(3, [0, 4, 8]), (10, list(range(10))), (99, list(range(10)))])
+def test_a_fit_without_rows_leaves_the_map_as_it_was():
+    linear = nn.Linear(3, 2)
+    before = linear.weight.clone()
+    LinearFit(linear).solve()
+    assert torch.equal(linear.weight, before)
+
+
+def test_projectors_of_other_layers_are_left_alone(tmp_path: Path):
+    own = student()
+    trainer(tmp_path, student_model=own, teacher_model=tiny.teacher(**WIDER))
+    before = weights(own)
+    fitted = trainer(
+        tmp_path,
+        student_model=own,
+        teacher_model=tiny.teacher(**WIDER),
+        distill_layers=LAYERS[1:],
+        projector_init="least-squares",
+    )
+    names = {name.split(".")[1] for name in moved(before, weights(fitted.student))}
+    assert names == {str(layer) for layer in LAYERS[1:]}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [0, 3, 6, 9]), (4, [0, 2, 4, 6, 8]), (10, list(range(10))), (99, list(range(10)))]
+)
 def test_values_are_taken_from_everywhere(count: int, expected: list[int]):
     assert spread(list(range(10)), count) == expected
 
@@ -301,7 +333,7 @@ def test_some_of_a_stores_problems_are_as_a_store_of_them(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"curriculum": 1.5}, r"curriculum is 1\.5; it must lie in \[0, 1\]"),
+        ({"curriculum": 1.0}, r"curriculum is 1\.0; it must lie in \[0, 1\)"),
         ({"curriculum": float("nan")}, "curriculum is nan"),
         ({"curriculum": 0.5, "positions": "all"}, "a curriculum writes steps"),
         ({"alpha_schedule": "fallign"}, 'alpha_schedule is "fallign"; it must be one of .* "falling"'),

@@ -178,7 +178,7 @@ class Fields(BaseModel):
     """How maps to the teacher's width begin: at random, or fitted to what the untrained student holds."""
     thoughts_from: Literal["student", "teacher", "annealed"] = "student"
     """Whose thoughts are fed back in training: its own, the stored ones, or from these to those."""
-    student_curriculum: Share = 0.0
+    student_curriculum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a thinking student's steps over which its thoughts replace steps one by one; 0: all from the start."""
     step_loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of an added loss: the model must write each replaced step from its last thought (SIM-CoT)."""

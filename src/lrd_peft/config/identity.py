@@ -88,7 +88,7 @@ _OF_ANY_TRAINING = ("warmup_steps", "weight_decay", "max_grad_norm", "lr_schedul
 def has_use_for(method: str, field: str) -> bool:
     """Return whether a field of some loss is one of this method's; any other field is."""
     losses = {loss for loss, names in _OF_LOSS.items() if field in names}
-    return not losses or METHODS[method].loss in losses
+    return not losses or method not in METHODS or METHODS[method].loss in losses
 
 
 def needed_teacher(values: Mapping[str, Any]) -> Literal["none", "cot", "latent"]:
@@ -131,6 +131,8 @@ def _without_effect(values: Mapping[str, Any]) -> set[str]:
         unused |= set(_OF_LATER_STAGES)
     if row.needs != "store":
         unused |= set(OWN_FIELDS["store"])
+    if values["distill_alpha"] == 0:
+        unused |= {"alpha_schedule", "projector_init"}
     if values["max_steps"] is not None:
         unused |= {"epochs"}
     if row.trains == "nothing":
@@ -159,6 +161,8 @@ def phase_fields(values: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
         fields["epochs_last_stage"] = values["epochs_per_stage"]
     if "store_layers" in fields:
         fields["store_layers"] = stored_layers(values)
+    if fields.get("num_student_problems") == values["num_train_problems"]:
+        fields.pop("num_student_problems", None)
     if fields["teacher_seed"] is None:
         fields["teacher_seed"] = values["seed"]
     if "eval_datasets" in fields and values["eval_datasets"] is None:

@@ -136,9 +136,13 @@ def _work_lines(run: Run) -> list[str]:
         f"assumed to reach {H100.utilisation:.0%} of these rates",
         f"{'phase':<12}{'10^12 operations':>20}{'hours on 1':>14}{f'on {_MANY}':>10}",
     ]
+    hours = {phase: cost.seconds / 3600 for phase, cost in costs.items()}
+    # A number of steps is one of larger steps on several GPUs: as long, and so many times the problems.
+    spread = {phase: 1 if phase == "student" and run.config.max_steps else _MANY for phase in costs}
+    shared = {phase: hours[phase] / spread[phase] for phase in costs}
     for phase, cost in {**costs, "all": sum(costs.values(), Cost())}.items():
-        hours = cost.seconds / 3600
-        lines.append(f"{phase:<12}{cost.flops / 1e12:>20,.2f}{hours:>14,.2f}{hours / _MANY:>10,.2f}")
+        one, many = (sum(found.values()) if phase == "all" else found[phase] for found in (hours, shared))
+        lines.append(f"{phase:<12}{cost.flops / 1e12:>20,.2f}{one:>14,.2f}{many:>10,.2f}")
     return lines
 
 

@@ -98,9 +98,9 @@ def _student_batches(run: Run) -> list[tuple[float, list[tuple[float, list[Pass]
     def part(stage: int, *, thoughts_per_step: int = config.thoughts_per_step) -> tuple[float, list[Pass]]:
         written = lengths.steps * (1 - stage / max(1, config.max_stage)) + lengths.end
         thoughts = stage * thoughts_per_step
-        if method.loss == "latent" and config.thoughts_from == "teacher":
-            return written, passes(lengths.question, 0, thoughts + written)
         calls = passes(lengths.question, thoughts, written)
+        if method.loss == "latent" and config.thoughts_from == "teacher":
+            calls = passes(lengths.question, 0, thoughts + written)
         weight = config.step_loss_weight if method.loss == "latent" else 0.0
         return _with_steps(run, written, calls, stage=stage, weight=weight)
 
@@ -116,7 +116,7 @@ def _student_batches(run: Run) -> list[tuple[float, list[tuple[float, list[Pass]
         "steps": [(1.0, [steps])],
         "answer": [(1.0, [answer])],
         "stages": rising(0.5, thoughts_per_step=0),
-        "thoughts": rising(config.student_curriculum),
+        "thoughts": rising(config.student_curriculum if config.max_stage else 0.0),
         "both": [(1.0, [steps, part(config.max_stage)])],
         "none": [],
     }[method.rows]

@@ -19,6 +19,7 @@ from lrd_peft.checksums import read_sealed, write_sealed
 from lrd_peft.config import RunConfig
 from lrd_peft.curriculum import StageCollator, items
 from lrd_peft.data import Problem
+from lrd_peft.errors import UserError
 from lrd_peft.methods import METHODS
 from lrd_peft.model.models import StudentModel, TeacherModel
 from lrd_peft.model.saving import save_model
@@ -141,6 +142,11 @@ def _latent_trainer(config: RunConfig, store: Store, student: StudentModel, args
     if config.num_student_problems is not None:
         wanted = {(problem.id, problem.question) for problem in train_split(config, limit=student_limit(config))}
         chosen = [i for i, problem in enumerate(problems) if (problem.id, problem.question) in wanted]
+        if not chosen:
+            raise UserError(
+                f"num_student_problems is {config.num_student_problems}, and all of these problems are longer than the "
+                "teacher's context; raise it"
+            )
         print(f"student: {len(chosen)} of {len(problems)} training problems")
     return LRDPEFTTrainer(
         student_model=student,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from lrd_peft.config.identity import has_use_for
+from lrd_peft.config.identity import NO_RESULT, has_use_for
 from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.methods import METHODS
@@ -124,7 +124,8 @@ def cells(records: Iterable[Record], *, by: Axis | None = None, own: bool = Fals
                 key = (method, dataset, json.dumps(value, sort_keys=True))
                 cell = found.setdefault(key, Cell(method, dataset, value, entry["total_parameters"]))
                 if mine:
-                    _refuse_two(owned, (*key, record.seed), record)
+                    if _is_known(owned, (*key, record.seed), record):
+                        continue
                 elif record.seed in cell.summaries:
                     continue
                 cell.summaries[record.seed] = Summary.from_dict(entry["summary"])
@@ -177,17 +178,25 @@ def _value(record: Record, by: Axis, *, of_teacher: bool) -> Any:
     def counts(field: str) -> bool:
         if of_teacher and field == "student":
             return False
-        return record.method not in METHODS or has_use_for(record.method, field)
+        return has_use_for(record.method, field)
 
     values = tuple(record.config.get(field) if counts(field) else None for field in fields)
     return values[0] if isinstance(by, str) else values
 
 
-def _refuse_two(owned: dict[tuple[str, str, str, int], Record], key: tuple[str, str, str, int], record: Record) -> None:
+def _is_known(owned: dict[tuple[str, str, str, int], Record], key: tuple[str, str, str, int], record: Record) -> bool:
+    """Whether the cell has its record already: one that differs only in fields that its method has no use for.
+
+    Raises:
+        UserError: if it has one that differs in more.
+    """
     other = owned.setdefault(key, record)
     if other is record:
-        return
+        return False
     differing = [name for name in record.config if record.config[name] != other.config.get(name)]
+    asked = [name for name in differing if name not in NO_RESULT]
+    if asked and not any(has_use_for(record.method, name) for name in asked):
+        return True
     raise UserError(
         f"two records of {record.method} on {key[1]} with seed {record.seed} stand for one cell; "
         f"they differ in {', '.join(differing) or 'nothing'}: keep one, or put them into studies of their own"

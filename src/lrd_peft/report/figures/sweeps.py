@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lrd_peft.config.identity import has_use_for
 from lrd_peft.records import Record
 from lrd_peft.report.cells import Axis, Cell, NothingToDraw, cells, dataset_order, sort_key
 from lrd_peft.report.estimates import Estimate
@@ -123,7 +124,7 @@ def crossed(records: Sequence[Record], axis: tuple[str, ...]) -> Figure:
             shift = 0.06 * (index - (len(lines) - 1) / 2)
             at = [places[value_label(cell.value[0])] + shift for cell in own]
             named = [method_style(method).label] if len(methods) > 1 else []
-            if line[0].value[1] is not None:
+            if has_use_for(method, across):
                 named.append(f"{field_label(across)} {value}")
             colour, marker = _look(index)
             _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, ", ".join(named) or value)
@@ -148,7 +149,7 @@ def _lines(panel: Axes, found: Sequence[Cell], *, beside: Callable[[float, float
     """Draw a line a data set; `beside` moves a value by a place or so, for intervals to stand beside each other."""
     datasets = dataset_order(found)
     for index, dataset in enumerate(datasets):
-        own = [cell for cell in found if cell.dataset == dataset]
+        own = [cell for cell in found if cell.dataset == dataset and cell.value is not None]
         colour, marker = _look(index)
         at = [beside(cell.value, index - (len(datasets) - 1) / 2) for cell in own]
         _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset))
