@@ -15,6 +15,7 @@ from lrd_peft.report.check import study_facts
 from lrd_peft.report.figures.sweeps import alpha_sensitivity, crossed, sweep
 from lrd_peft.report.main_table import sweep_table
 from lrd_peft.report.results import read_results, read_study
+from lrd_peft.report.style import method_style
 from tests.report import made
 
 
@@ -148,6 +149,8 @@ def test_a_method_has_no_value_of_a_field_that_it_has_no_use_for(tmp_path: Path)
     ours = "Latent + LoRA (ours), distillation weight α"
     assert sorted(names) == sorted([f"{ours} 0", f"{ours} 0.9", "Distill + LoRA"])
     assert [text.get_text() for text in panel.get_xticklabels()] == ["100", "500"]
+    colours = {line.get_color() for line in panel.lines if line.get_linestyle() != "None"}
+    assert {method_style(name).colour for name in ("latent-lora", "latent-lora-alpha0", "distill-lora")} <= colours
 
 
 def test_a_grid_with_a_method_that_has_no_use_for_a_field_has_it_once(tmp_path: Path) -> None:

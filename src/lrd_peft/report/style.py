@@ -98,7 +98,7 @@ FIELDS: dict[str, str] = {
     "align_to": "what thoughts are aligned to",
     "thoughts_from": "thoughts fed back in training",
     "max_stage": "thoughts",
-    "num_student_problems": "problems of each set that the student sees",
+    "num_student_problems": "student's problems of each set",
     "learning_rate": "learning rate of the student",
     "teacher_step_loss_weight": "step loss weight of the teacher",
 }

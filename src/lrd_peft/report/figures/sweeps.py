@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +15,15 @@ from lrd_peft.report.estimates import Estimate
 from lrd_peft.report.figures.baseline import short_count
 from lrd_peft.report.figures.canvas import legend_below, panels, percent_axis, styled
 from lrd_peft.report.main_table import axis_label, value_label
-from lrd_peft.report.style import DATASET_COLOURS, DATASET_MARKERS, GREY, dataset_label, field_label, method_style
+from lrd_peft.report.style import (
+    DATASET_COLOURS,
+    DATASET_MARKERS,
+    GREY,
+    OURS,
+    dataset_label,
+    field_label,
+    method_style,
+)
 
 
 @styled
@@ -117,6 +126,7 @@ def crossed(records: Sequence[Record], axis: tuple[str, ...]) -> Figure:
     lines: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(found, key=lambda cell: (methods.index(cell.method), sort_key(cell.value[1]))):
         lines.setdefault((cell.method, value_label(cell.value[1])), []).append(cell)
+    looks = _line_looks(list(lines), across)
     figure, axes = panels(len(datasets), width=2.6)
     for panel, dataset in zip(axes, datasets, strict=True):
         for index, ((method, value), line) in enumerate(lines.items()):
@@ -126,8 +136,12 @@ def crossed(records: Sequence[Record], axis: tuple[str, ...]) -> Figure:
             named = [method_style(method).label] if len(methods) > 1 else []
             if has_use_for(method, across):
                 named.append(f"{field_label(across)} {value}")
-            colour, marker = _look(index)
-            _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, ", ".join(named) or value)
+            heights = [cell.accuracy for cell in own]
+            reach = list(zip(*(height.reach for height in heights), strict=True))
+            means = [height.mean for height in heights]
+            panel.errorbar(
+                at, means, yerr=reach, elinewidth=0.9, label=", ".join(named) or value, **looks[method, value]
+            )
         panel.set_xticks(range(len(values)), [value_label(value) for value in values])
         panel.set_xlim(-0.5, len(values) - 0.5)
         panel.set_xlabel(field_label(along))
@@ -136,6 +150,18 @@ def crossed(records: Sequence[Record], axis: tuple[str, ...]) -> Figure:
     axes[0].set_ylabel("accuracy")
     legend_below(figure, axes[0], columns=2)
     return figure
+
+
+def _line_looks(lines: Sequence[tuple[str, str]], across: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return how each line of (method, value) looks: as the method does everywhere, if it has one such line."""
+    without_alignment = (OURS, "0") if across == "distill_alpha" else None
+    styles = {line: "latent-lora-alpha0" if line == without_alignment else line[0] for line in lines}
+    looks: dict[tuple[str, str], dict[str, Any]] = {}
+    for index, (line, style) in enumerate(styles.items()):
+        colour, marker = _look(index)
+        alone = list(styles.values()).count(style) == 1
+        looks[line] = method_style(style).look if alone else {"color": colour, "marker": marker}
+    return looks
 
 
 def _cells(records: Sequence[Record], axis: Axis) -> list[Cell]:
