@@ -60,7 +60,7 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(page:
 def test_without_answers_there_is_no_page_of_problems() -> None:
     studies = read_results(Path(__file__).parents[2] / "results")
     text = render_page(studies["demo"], studies=studies, figures=[], skipped=[])
-    assert 'id="problems"' not in text and "Problems" not in text
+    assert 'id="problems"' not in text and 'href="#problems"' not in text and "Problems, one by one" not in text
     accuracy = studies["demo"].records[0].metrics["gsm-mini"]["latent-lora"]["summary"]["accuracy"]
     assert f"On gsm-mini Latent + LoRA (ours) answers {accuracy:.1%}" in text
 
