@@ -244,18 +244,16 @@ class LRDPEFTTrainer(ThinkingTrainer):
     @torch.no_grad()
     def _fit_projectors(self, teacher_states: TeacherStates) -> None:
         """Begin the projectors as the best linear maps of what the untrained student holds, thinking for itself."""
-        projectors = {
-            layer: self.student.projectors[str(layer)]
-            for layer in self.layer_map
-            if str(layer) in self.student.projectors
-        }
+        own = self.student.projectors
+        fits = {layer: LinearFit(cast(nn.Linear, own[str(layer)])) for layer in self.layer_map if str(layer) in own}
+        if not fits:
+            return
         assert isinstance(self.train_dataset, Taken)
         chosen = spread(self.train_dataset.items, num_problems_to_fit(self.student.hidden_size))
         collator = replace(self._collator, with_steps=False)
         was_training = self.student.training
         self.student.eval()
-        fits = {layer: LinearFit(cast(nn.Linear, projector)) for layer, projector in projectors.items()}
-        for start in range(0, len(chosen) if fits else 0, self.args.per_device_train_batch_size):
+        for start in range(0, len(chosen), self.args.per_device_train_batch_size):
             batch = collator(chosen[start : start + self.args.per_device_train_batch_size])
             inputs = to_device(batch, self.student.device)
             states, _ = teacher_states.read(inputs)

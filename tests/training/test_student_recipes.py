@@ -35,7 +35,7 @@ WIDER: dict[str, Any] = {"width": 32, "seed": 4}
 RISING: dict[str, Any] = {"curriculum": 2 / 3, "arguments": {"num_train_epochs": 3, **SGD}}
 
 
-def stages_seen(run: Any) -> list[int]:
+def stages_seen(run: Any, **options: Any) -> list[int]:
     """Train, and return how many thoughts the student had in each batch."""
     seen, compute_loss = [], run.compute_loss
 
@@ -44,7 +44,7 @@ def stages_seen(run: Any) -> list[int]:
         return compute_loss(model, inputs, *args, **kwargs)
 
     run.compute_loss = noting
-    run.train()
+    run.train(**options)
     return seen
 
 
@@ -59,13 +59,7 @@ def test_thoughts_take_the_place_of_steps_one_by_one(tmp_path: Path):
 
 def test_the_stages_follow_the_epochs_that_train_is_told(tmp_path: Path):
     run = trainer(tmp_path, distill_alpha=0.0, curriculum=0.5, arguments=SGD)
-    run.args.num_train_epochs = 1
-    seen, compute_loss = [], run.compute_loss
-    run.compute_loss = lambda model, inputs, *a, **k: (
-        seen.append(inputs["num_thoughts"]) or compute_loss(model, inputs, *a, **k)
-    )
-    run.train(epochs=4)
-    assert seen == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert stages_seen(run, epochs=4) == [0, 0, 1, 1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("positions", ["thoughts+answer", "thoughts"])

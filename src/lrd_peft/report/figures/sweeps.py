@@ -54,7 +54,7 @@ def lora_rank_analysis(records: Sequence[Record]) -> Figure:
     axes[1].set_title("trained parameters")
     timed = [(cell.value, time) for cell in first if (time := cell.training_seconds()) is not None]
     if timed:
-        _errorbar(axes[2], [rank for rank, _ in timed], [time for _, time in timed], GREY, "o", None)
+        _errorbar(axes[2], [rank for rank, _ in timed], [time for _, time in timed], None, color=GREY, marker="o")
         axes[2].set_ylim(0, 1.1 * max(time.high for _, time in timed))
     axes[2].set_title("training time, seconds")
     for panel in axes:
@@ -93,8 +93,8 @@ def sweep(records: Sequence[Record], axis: Axis) -> Figure:
             own = [cell for cell in found if (cell.method, cell.dataset) == (method, dataset)]
             shift = 0.18 * (index - (len(datasets) - 1) / 2)
             at = [places[value_label(cell.value)] + shift for cell in own]
-            colour, marker = _look(index)
-            _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset), line=False)
+            look = {**_look(index), "linestyle": "none"}
+            _errorbar(panel, at, [cell.accuracy for cell in own], dataset_label(dataset), **look)
         labels = [label for label, _ in values]
         crowded = max(map(len, labels)) * len(labels) > 45
         panel.set_xticks(range(len(values)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
@@ -136,12 +136,8 @@ def crossed(records: Sequence[Record], axis: tuple[str, ...]) -> Figure:
             named = [method_style(method).label] if len(methods) > 1 else []
             if has_use_for(method, across):
                 named.append(f"{field_label(across)} {value}")
-            heights = [cell.accuracy for cell in own]
-            reach = list(zip(*(height.reach for height in heights), strict=True))
-            means = [height.mean for height in heights]
-            panel.errorbar(
-                at, means, yerr=reach, elinewidth=0.9, label=", ".join(named) or value, **looks[method, value]
-            )
+            name = ", ".join(named) or value
+            _errorbar(panel, at, [cell.accuracy for cell in own], name, **looks[method, value])
         panel.set_xticks(range(len(values)), [value_label(value) for value in values])
         panel.set_xlim(-0.5, len(values) - 0.5)
         panel.set_xlabel(field_label(along))
@@ -158,9 +154,8 @@ def _line_looks(lines: Sequence[tuple[str, str]], across: str) -> dict[tuple[str
     styles = {line: "latent-lora-alpha0" if line == without_alignment else line[0] for line in lines}
     looks: dict[tuple[str, str], dict[str, Any]] = {}
     for index, (line, style) in enumerate(styles.items()):
-        colour, marker = _look(index)
         alone = list(styles.values()).count(style) == 1
-        looks[line] = method_style(style).look if alone else {"color": colour, "marker": marker}
+        looks[line] = method_style(style).look if alone else _look(index)
     return looks
 
 
@@ -176,34 +171,24 @@ def _lines(panel: Axes, found: Sequence[Cell], *, beside: Callable[[float, float
     datasets = dataset_order(found)
     for index, dataset in enumerate(datasets):
         own = [cell for cell in found if cell.dataset == dataset and cell.value is not None]
-        colour, marker = _look(index)
         at = [beside(cell.value, index - (len(datasets) - 1) / 2) for cell in own]
-        _errorbar(panel, at, [cell.accuracy for cell in own], colour, marker, dataset_label(dataset))
+        _errorbar(panel, at, [cell.accuracy for cell in own], dataset_label(dataset), **_look(index))
     percent_axis(panel)
     panel.set_ylabel("accuracy")
 
 
-def _errorbar(
-    panel: Axes,
-    at: Sequence[float],
-    values: Sequence[Estimate],
-    colour: str,
-    marker: str,
-    label: str | None,
-    *,
-    line: bool = True,
-) -> None:
+def _errorbar(panel: Axes, at: Sequence[float], values: Sequence[Estimate], label: str | None, **look: Any) -> None:
+    """Draw means with their intervals; `look` is matplotlib's."""
     panel.errorbar(
         at,
         [value.mean for value in values],
         yerr=list(zip(*(value.reach for value in values), strict=True)),
-        color=colour,
-        marker=marker,
-        linestyle="-" if line else "none",
         elinewidth=0.9,
         label=label,
+        **look,
     )
 
 
-def _look(index: int) -> tuple[str, str]:
-    return DATASET_COLOURS[index % len(DATASET_COLOURS)], DATASET_MARKERS[index % len(DATASET_MARKERS)]
+def _look(index: int) -> dict[str, str]:
+    colours, markers = DATASET_COLOURS, DATASET_MARKERS
+    return {"color": colours[index % len(colours)], "marker": markers[index % len(markers)]}
