@@ -10,7 +10,7 @@ import torch
 from lrd_peft.errors import UserError
 from lrd_peft.model.embedded import TINY_MODELS, embedded_path, model_card_path
 from lrd_peft.model.facts import block_count, count_parameters
-from lrd_peft.model.loading import load_config, load_lm
+from lrd_peft.model.loading import _say_published, load_config, load_lm
 from tests.model.small_models import WORDS, gpt2, llama, save
 
 
@@ -137,6 +137,7 @@ def test_a_wrong_request_for_blocks_is_an_error(
 
 
 def test_published_sizes_stand_in_for_a_hub_that_is_not_reached(caplog: pytest.LogCaptureFixture) -> None:
+    _say_published.cache_clear()  # it is said once a process, and another test may have been first
     config = load_config("teacher:13", teacher="meta-llama/Llama-2-7b-hf", published=True)
     assert count_parameters(config) == 2_893_131_776
     assert "authors published" in caplog.text
