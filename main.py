@@ -16,7 +16,7 @@ def main() -> int | None:
     """Run the command line, with `run` as the command where none is named."""
     if _SOURCE not in sys.path:
         sys.path.insert(0, _SOURCE)
-    from lrd_peft.cli import main as lrd
+    from lrd_peft.cli.app import main as lrd
 
     arguments = sys.argv[1:]
     named = bool(arguments) and not arguments[0].startswith("-")

@@ -29,10 +29,11 @@ def main() -> None:
     arguments = _arguments()
     # Before torch is loaded: each measurement sets its own number of threads.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from benchmarks import evaluation, extraction, peak, scaling, storage, student, training_step
+    from benchmarks import evaluation, extraction, memory, peak, scaling, storage, student, training_step
     from benchmarks.measure import Row, Settings, threads
     from benchmarks.table import page, table
-    from lrd_peft.records import environment, write_json_atomic
+    from lrd_peft.runtime.environment import environment
+    from lrd_peft.runtime.json_files import write_json_atomic
 
     sections: dict[str, Callable[[Settings], Iterator[Row]]] = {
         "training": training_step.rows,
@@ -42,6 +43,7 @@ def main() -> None:
         "store": storage.rows,
         "growth": scaling.rows,
         "peak": peak.rows,
+        "memory": memory.rows,
     }
     # What does not compute with torch's threads, or takes long and would say the same twice.
     once = {"store", "growth"}
@@ -94,7 +96,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, as ratios measured in one run.")
     parser.add_argument("--quick", action="store_true", help="fewer works and repeats, one thread, under two minutes")
-    parser.add_argument("--only", help="training, evaluation, student, extraction, store, growth or peak")
+    parser.add_argument("--only", help="training, evaluation, student, extraction, store, growth, peak or memory")
     parser.add_argument("--threads", type=int, help="only this number of threads (default: one, and all cores)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's own time")
     parser.add_argument("--write", action="store_true", help="keep results/bench.json, fill docs/performance.md")

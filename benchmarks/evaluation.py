@@ -9,7 +9,7 @@ from benchmarks.measure import Row, Settings, alternate, row
 from benchmarks.reference import decoding
 from benchmarks.work import NUM_THOUGHTS, Work, make
 from lrd_peft.data.collate import left_pad
-from lrd_peft.model.generate import Generated, generate
+from lrd_peft.model.generation import Generated, decode_batch
 
 FORCED = (5, 6, 7)
 BATCH_SIZE = 64
@@ -26,7 +26,7 @@ def ours(work: Work, *, forced: tuple[int, ...], max_new_tokens: int, eos_id: in
     for start in range(0, len(order), BATCH_SIZE):
         chosen = order[start : start + BATCH_SIZE]
         ids, mask = left_pad([work.rows[i].question for i in chosen], pad_id=0)
-        written = generate(
+        written = decode_batch(
             work.model.lm,
             ids,
             mask,

@@ -12,10 +12,10 @@ from benchmarks.measure import Row, Settings, alternate, row
 from benchmarks.reference import thinking as reference
 from benchmarks.work import LONGEST, NUM_THOUGHTS, Work, make, problems
 from lrd_peft.data.collate import collate
-from lrd_peft.model.prune import shallow
-from lrd_peft.model.thinking import unwrap
-from lrd_peft.phases.extract import write_states
-from lrd_peft.progress import Progress
+from lrd_peft.model.loop import unwrap
+from lrd_peft.model.pruning import shallow
+from lrd_peft.pipeline.extract import write_states
+from lrd_peft.runtime.progress import Progress
 from lrd_peft.store import Store, StoreSpec, StoreWriter
 
 BATCH_SIZE = 16

@@ -14,12 +14,12 @@ from benchmarks.extraction import memory_disk
 from benchmarks.measure import Row, Settings, alternate, measured_once
 from benchmarks.work import make_lm, problems, random_rows
 from lrd_peft.data.collate import collate
-from lrd_peft.model.loading import load_lm
-from lrd_peft.model.models import TeacherModel
-from lrd_peft.model.thinking_model import ThinkingOptions
-from lrd_peft.phases.extract import data_fingerprint
-from lrd_peft.sampling import LengthBucketSampler
+from lrd_peft.model.loading.lm import load_lm
+from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.pipeline.extract import data_fingerprint
 from lrd_peft.store import Store, StoreSpec, StoreWriter
+from lrd_peft.training.sampling import LengthBucketSampler
 
 SECTION = "growth"
 
@@ -73,7 +73,9 @@ def _problems(settings: Settings) -> Row:
 def _steps(settings: Settings) -> Iterator[Row]:
     """A training step of the tiny teacher, and its forward pass with kept layers."""
     loaded = load_lm("tiny-teacher")
-    model = TeacherModel(make_lm("tiny"), tokenizer=loaded.tokenizer, options=ThinkingOptions(num_thoughts=4)).train()
+    model = TeacherModel(
+        make_lm("tiny"), tokenizer=loaded.tokenizer, options=ThinkingOptions(num_thoughts=4), fuse_activations=True
+    ).train()
     vocabulary = len(loaded.tokenizer)
 
     def step(*, batch_size: int = 8, num_thoughts: int = 4, num_layers: int = 0) -> Callable[[], None]:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.extraction import memory_disk
 from benchmarks.measure import Row, Settings, alternate, measured_once, row
-from lrd_peft.checksums import new_digest
+from lrd_peft.runtime.checksums import new_digest
 from lrd_peft.store import Store, StoreSpec, StoreWriter
 from lrd_peft.store.writer import DEFAULT_SHARD_BYTES
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from benchmarks.extraction import memory_disk
 from benchmarks.measure import Row, Settings, alternate, row
 from benchmarks.reference import distilling
 from benchmarks.work import LONGEST, make_lm, problems
-from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data.collate import Batch
 from lrd_peft.lora import create_lora_model
-from lrd_peft.model.loading import load_lm
-from lrd_peft.model.models import StudentModel, TeacherModel
-from lrd_peft.model.thinking_model import ThinkingOptions
-from lrd_peft.phases.extract import write_states
-from lrd_peft.progress import Progress
+from lrd_peft.model.loading.lm import load_lm
+from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.pipeline.extract import write_states
+from lrd_peft.runtime.progress import Progress
 from lrd_peft.store import Store, StoreSpec, StoreWriter
-from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import trainable_state
+from lrd_peft.training.curriculum import items, thinking_rows
+from lrd_peft.training.overrides import trainable_state
+from lrd_peft.training.trainer import LRDPEFTTrainer
 
 SECTION = "student's step"
 NUM_THOUGHTS = 6
@@ -46,12 +47,16 @@ class Pair:
         tokenizer = load_lm("tiny-teacher").tokenizer
         options = ThinkingOptions(num_thoughts=NUM_THOUGHTS)
         self.plain_teacher = make_lm(name).eval()
-        self.teacher = TeacherModel(copy.deepcopy(self.plain_teacher), tokenizer=tokenizer, options=options).eval()
+        self.teacher = TeacherModel(
+            copy.deepcopy(self.plain_teacher), tokenizer=tokenizer, options=options, fuse_activations=True
+        ).eval()
         blocks = self.teacher.num_blocks
         self.layers = tuple(range(blocks // 2, blocks + 1))
         self.problems = problems(BATCH_SIZE * num_steps)
         self.store = self._write_store()
-        self.student = create_lora_model(StudentModel(make_lm(name), tokenizer=tokenizer, options=options), r=16)
+        self.student = create_lora_model(
+            StudentModel(make_lm(name), tokenizer=tokenizer, options=options, fuse_activations=True), r=16
+        )
 
     def _write_store(self) -> Store:
         encoded = items(self.teacher.encoder.encode_many(self.problems))
@@ -168,6 +173,20 @@ class FieldStyle:
         return loss.item()
 
 
+def step(trainer: LRDPEFTTrainer, batch: Batch) -> Callable[[], float]:
+    """Return a contender that computes the loss and gradients of one batch through a trainer."""
+    student, inputs = trainer.student, dict(batch)
+    trainer.objective.begin(trainer.args.device)
+
+    def run() -> float:
+        student.zero_grad()
+        loss = trainer.compute_loss(student, inputs)
+        loss.backward()
+        return loss.item()
+
+    return run
+
+
 def rows(settings: Settings) -> Iterator[Row]:
     sizes = {"tiny": 6} if settings.quick else {"tiny": 20}
     if settings.thorough:
@@ -205,17 +224,7 @@ def _rows(settings: Settings, pair: Pair) -> Iterator[Row]:
         is_cost=True,
     )
 
-    forced = pair.trainer(thoughts_from="teacher")
-    inputs = dict(batches[0])
-
-    def forced_step() -> None:
-        pair.student.zero_grad()
-        forced.compute_loss(pair.student, inputs).backward()
-
-    def own_step() -> None:
-        pair.student.zero_grad()
-        trainer.compute_loss(pair.student, inputs).backward()
-
+    own_step, forced_step = step(trainer, batches[0]), step(pair.trainer(thoughts_from="teacher"), batches[0])
     own, parallel, beside, whole = alternate(settings, own_step, forced_step, online, field, warm_up=False)
     yield row(
         SECTION,

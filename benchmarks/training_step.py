@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from benchmarks.measure import Row, Settings, alternate, row
 from benchmarks.reference import thinking as reference
 from benchmarks.work import NUM_THOUGHTS, Work, make
-from lrd_peft.model.thinking import head_logits, unwrap
+from lrd_peft.model.loop import head_logits, unwrap
 
 # work -> the least ratio to the reference that runs the growing sequence again
 TARGETS = {"gpt2-256x4-50k": "≥ 5", "gpt2-124m": "≥ 2"}

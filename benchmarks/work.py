@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data.collate import Batch, Row, collate
-from lrd_peft.data.generators import generate
+from lrd_peft.data.generators import generate_problems
 from lrd_peft.data.problem import Problem
-from lrd_peft.model.loading import load_lm
-from lrd_peft.model.models import TeacherModel
-from lrd_peft.model.thinking_model import ThinkingOptions
+from lrd_peft.model.loading.lm import load_lm
+from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.training.curriculum import items, thinking_rows
 
 NUM_THOUGHTS = 6
 QUESTION_TOKENS = (60, 110)
@@ -82,7 +82,7 @@ def make(name: str, *, batch_size: int | None = None) -> Work:
     options = ThinkingOptions(num_thoughts=NUM_THOUGHTS)
     # The tokenizer only serves as such with the tiny models; the others are given ids.
     tokenizer = load_lm("tiny-teacher").tokenizer
-    model = TeacherModel(copy.deepcopy(plain), tokenizer=tokenizer, options=options).train()
+    model = TeacherModel(copy.deepcopy(plain), tokenizer=tokenizer, options=options, fuse_activations=True).train()
     size = batch_size or BATCH[name]
     rows = tiny_rows(model, size) if name == "tiny" else random_rows(plain.config.get_text_config().vocab_size, size)
     return Work(name, plain, model, tuple(rows))
@@ -104,7 +104,7 @@ def random_rows(vocabulary: int, num_rows: int, *, seed: int = 0, num_thoughts: 
 
 
 def problems(num_problems: int, *, split: str = "train") -> list[Problem]:
-    return list(generate("gsm-mini", split=split, num_problems=num_problems, seed=0))
+    return list(generate_problems("gsm-mini", split=split, num_problems=num_problems, seed=0))
 
 
 def tiny_rows(model: TeacherModel, num_rows: int, *, num_thoughts: int = NUM_THOUGHTS) -> list[Row]:

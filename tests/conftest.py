@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 # Before anything imports transformers or datasets: both read these once.
@@ -18,13 +19,12 @@ import pytest
 
 # `LRD_CHECK_TYPES=1 pytest` checks the annotations, shapes included, of every call into these rooms.
 _CHECKED_ROOMS = [
-    "lrd_peft.curriculum",
+    "lrd_peft.data.collate",
     "lrd_peft.distillation",
     "lrd_peft.lora",
     "lrd_peft.model",
     "lrd_peft.store",
-    "lrd_peft.student_trainers",
-    "lrd_peft.trainer",
+    "lrd_peft.training",
 ]
 if os.environ.get("LRD_CHECK_TYPES") == "1":
     import jaxtyping
@@ -54,3 +54,10 @@ def root() -> Path:
 def run_folder(tmp_path: Path) -> Path:
     """A run folder that does not exist yet, as `--output_dir` wants it."""
     return tmp_path / "run"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with the most slow tests first: of two processes, neither waits for a long file at the end."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -18,22 +19,29 @@ MAX_LINES = 400
 MAX_HELP_SECONDS = 0.5
 TORCH_FREE = (
     "config",
-    "methods",
-    "records",
     "report",
-    "files",
-    "progress",
-    "errors",
+    "runtime.checksums",
+    "runtime.environment",
+    "runtime.errors",
+    "runtime.files",
+    "runtime.interrupt",
+    "runtime.json_files",
+    "runtime.logs",
+    "runtime.processes",
+    "runtime.progress",
     "cli",
     "evaluation.answers",
+    "evaluation.decoded_thoughts",
     "evaluation.metrics",
+    "evaluation.outcomes",
+    "evaluation.records",
     "evaluation.similarity",
-    "evaluation.decoded",
+    "evaluation.study_description",
 )
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 CODE = [p for folder in ("src", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
-CONFIGS = sorted((ROOT / "configs").glob("*.y*ml"))  # those below are studies
+CONFIGS = sorted((ROOT / "src" / "lrd_peft" / "recipes").glob("*.y*ml"))  # those below are studies
 
 
 def environment() -> dict[str, str]:
@@ -103,7 +111,7 @@ def test_help_is_quick() -> None:
     def seconds() -> float:
         start = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-c", "from lrd_peft.cli import main; main()", "--help"],
+            [sys.executable, "-c", "from lrd_peft.cli.app import main; main()", "--help"],
             env=environment(),
             capture_output=True,
             timeout=60,
@@ -134,7 +142,7 @@ def test_main_in_a_checkout_shows_the_help(command: list[str], tmp_path: Path) -
 
 def texts() -> Iterator[tuple[str, str]]:
     """Yield every text file of the checkout that belongs to the project, by name."""
-    folders = ("src", "tests", "configs", "docs", "notebooks", ".ci")
+    folders = ("src", "tests", "tools", "benchmarks", "docs", "notebooks", ".ci")
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts]
     paths += [p for p in ROOT.iterdir() if p.suffix in {".py", ".md", ".toml", ".txt", ".yaml"} or p.name == "Makefile"]
     for path in sorted(p for p in paths if p.is_file()):
@@ -170,3 +178,42 @@ def test_committed_problems_are_those_of_our_own_generators() -> None:
     for path in (ROOT / "results").rglob("answers.json"):
         found = {problem["dataset"] for problem in json.loads(path.read_text("utf-8"))["problems"]}
         assert found <= set(SETS), f"{path} holds rows of {', '.join(found - set(SETS))}"
+
+
+# What writes to a terminal: the command line, the log's handlers, progress, and a child process that replies on a pipe.
+MAY_PRINT = {"runtime/logs.py", "runtime/progress.py", "runtime/interrupt.py", "evaluation/math_equality.py"}
+
+
+def test_only_the_command_line_prints() -> None:
+    package = ROOT / "src" / "lrd_peft"
+    printing = set()
+    for path in package.rglob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        if any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls):
+            printing.add(path.relative_to(package).as_posix())
+    assert {name for name in printing if not name.startswith("cli/")} <= MAY_PRINT
+
+
+def test_every_public_name_has_one_home() -> None:
+    homes: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "src" / "lrd_peft").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
+def test_the_package_has_few_entries_at_its_top() -> None:
+    entries = [path.name for path in (ROOT / "src" / "lrd_peft").iterdir() if not path.name.startswith("__")]
+    entries.remove("py.typed")  # a marker for type checkers
+    assert len(entries) <= 14, sorted(entries)
+
+
+def test_no_two_modules_share_a_name() -> None:
+    package = ROOT / "src" / "lrd_peft"
+    homes: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        name = path.parent.name if path.stem.startswith("__") else path.stem
+        if path.parent != package or not path.stem.startswith("__"):
+            homes.setdefault(name, []).append(str(path.relative_to(package)))
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}

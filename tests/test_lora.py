@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, IA3Config, LoraConfig, PeftModel
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from lrd_peft.errors import UserError
 from lrd_peft.lora import create_lora_model
-from lrd_peft.model.models import StudentModel, TeacherModel
-from lrd_peft.model.thinking import unwrap
+from lrd_peft.model.loop import unwrap
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.runtime.errors import UserError
 from tests import tiny
 
 
@@ -140,3 +143,104 @@ def test_a_target_that_is_not_there_is_refused_with_those_that_are(targets):
 def test_a_rank_below_one_is_refused(r: int):
     with pytest.raises(UserError, match=f"lora_r is {r}.*at least 1"):
         create_lora_model(tiny.student(), r=r)
+
+
+# PEFT's own configuration, and its ways to name targets
+
+
+def adapted_names(student: StudentModel) -> set[str]:
+    return {name.split(".")[-4] for name, p in student.lm.named_parameters() if p.requires_grad and "lora_A" in name}
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("q_proj", {"q_proj"}),
+        (["q_proj", "mlp.up_proj"], {"q_proj", "up_proj"}),
+        (r".*\.(q|v)_proj", {"q_proj", "v_proj"}),
+        ([r".*\.(q|v)_proj"], {"q_proj", "v_proj"}),
+        ("all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    ],
+    ids=["name", "list", "pattern", "pattern from a file", "all-linear"],
+)
+def test_targets_are_named_as_in_peft(targets: Any, expected: set[str]):
+    assert adapted_names(create_lora_model(tiny.student(), r=2, target_modules=targets)) == expected
+    config = LoraConfig(r=2, target_modules=targets)
+    assert adapted_names(create_lora_model(tiny.student(), peft_config=config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            "input_layernorm",
+            r"chooses model\.layers\.0\.input_layernorm, a LlamaRMSNorm, .*no LoRA layer; leave",
+        ),
+        (["q_proj", "norm"], r"chooses model\.norm, a LlamaRMSNorm"),
+        ("*.q_proj", r'"\*\.q_proj", which is not a regular expression'),
+        (r".*\.query", r"lora_targets has \.\*\\\.query, which this model lacks"),
+    ],
+)
+def test_targets_that_cannot_be_adapted_are_one_line(targets: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        create_lora_model(tiny.student(), target_modules=targets)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+    "whole-norm": {"modules_to_save": ["norm"]},
+    "one-layer": {"layers_to_transform": [1]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_comes_back(kind: str, tmp_path: Path):
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], **KINDS[kind])
+    student = create_lora_model(tiny.student(), peft_config=config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    expected = logits(student.eval().lm)
+    assert not torch.allclose(expected, logits(tiny.student().lm), atol=1e-3)
+    student.save_pretrained(tmp_path / "student")
+    loaded = StudentModel.from_pretrained(tmp_path / "student")
+    assert torch.equal(logits(loaded.lm), expected)
+    base = AutoModelForCausalLM.from_pretrained(tiny.folder())
+    assert torch.equal(logits(PeftModel.from_pretrained(base, tmp_path / "student").eval()), expected)
+    assert loaded.num_parameters() == tiny.student().num_parameters()
+    assert config.task_type is None, "the caller's configuration is left as it is"
+
+
+def test_peft_finds_the_base_by_itself_where_that_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    base = Path(tiny.folder())
+    monkeypatch.chdir(base.parent)
+    student = create_lora_model(StudentModel(base.name), r=2)
+    randomise(student)
+    student.save_pretrained(tmp_path / "student")
+    monkeypatch.chdir(tmp_path)
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "student")
+    assert torch.equal(logits(plain.eval()), logits(student.eval().lm))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"r": 8}, "r is 8, but peft_config has 4"),
+        ({"lora_alpha": 1.0}, "lora_alpha is 1.0, but peft_config has 16"),
+        ({"target_modules": ["v_proj"]}, "target_modules is .*v_proj.* but peft_config has"),
+    ],
+)
+def test_an_argument_that_contradicts_peft_config_is_refused(arguments: dict[str, Any], message: str):
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj"])
+    with pytest.raises(UserError, match=message):
+        create_lora_model(tiny.student(), **arguments, peft_config=config)
+    equal = create_lora_model(tiny.student(), 4, 16, target_modules=["q_proj"], peft_config=config)
+    assert adapted_names(equal) == {"q_proj"}
+
+
+def test_only_lora_is_taken():
+    with pytest.raises(UserError, match="peft_config is a IA3Config; only LoraConfig is supported"):
+        create_lora_model(tiny.student(), peft_config=IA3Config())

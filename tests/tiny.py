@@ -24,11 +24,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from lrd_peft.data.generators import generate
+from lrd_peft.data.generators import generate_problems
 from lrd_peft.data.problem import Problem
-from lrd_peft.model.models import StudentModel, TeacherModel
-from lrd_peft.model.thinking_model import ThinkingOptions
-from lrd_peft.model.tiny_tokenizer import build_tokenizer
+from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from tools.tiny_tokenizer import build_tokenizer
 
 FAMILIES = ("llama", "gpt2")
 _FOLDERS = Path(tempfile.mkdtemp(prefix="lrd-tiny-"))
@@ -37,7 +38,7 @@ atexit.register(shutil.rmtree, _FOLDERS, ignore_errors=True)
 
 @functools.cache
 def _problems(num_problems: int, seed: int) -> tuple[Problem, ...]:
-    return tuple(generate("gsm-mini", split="train", num_problems=num_problems, seed=seed))
+    return tuple(generate_problems("gsm-mini", split="train", num_problems=num_problems, seed=seed))
 
 
 def problems(num_problems: int = 8, *, seed: int = 0) -> list[Problem]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import evaluation, extraction, training_step
+from benchmarks import evaluation, extraction, student, training_step
 from benchmarks.measure import Settings, alternate, row
 from benchmarks.scaling import exponent
 from benchmarks.table import page, table
@@ -43,6 +43,18 @@ def test_extracted_states_are_those_of_the_sequence_run_again(tmp_path):
     assert len(states) == extraction.BATCH_SIZE
     for index, wanted in enumerate(states):
         assert (store.states(index) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_a_students_step_equals_the_bare_loop_and_runs_with_its_teachers_thoughts(tmp_path):
+    pair = student.Pair("tiny", tmp_path, num_steps=1)
+    trainer = pair.trainer()
+    batches = list(trainer.get_train_dataloader())
+    bare = student.BareLoop(pair, batches)
+    wanted = bare.loss(0).item()
+    assert student.step(trainer, batches[0])() == pytest.approx(wanted, rel=1e-4)
+    assert student.FieldStyle(bare, whole=False)() == pytest.approx(wanted, rel=1e-4)
+    forced = pair.trainer(thoughts_from="teacher")  # the untrained student has its teacher's weights, so its thoughts
+    assert student.step(forced, batches[0])() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_contenders_are_timed_in_turn_forwards_and_backwards():

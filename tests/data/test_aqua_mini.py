@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.data.generators import aqua_mini, generate
+from lrd_peft.data.generators import aqua_mini, generate_problems
 from lrd_peft.data.generators.draft import Draft
 from lrd_peft.data.problem import LETTERS, Problem
 from tests.data.arithmetic import Solver, match, number, result_of
@@ -254,19 +254,19 @@ def _check(draft: Draft) -> None:
     assert all(int(digits) <= 99 for digits in re.findall(r"\d+", texts))
     assert all(1 <= int(option) <= 99 for option in draft.options)
     assert 12 <= len(draft.question.split()) <= 40
-    assert draft.subject in aqua_mini.KINDS
+    assert draft.subject in aqua_mini.AQUA_KINDS
 
 
 @settings(deadline=None)
 @given(SEEDS)
 def test_any_draft_is_true(seed: int) -> None:
-    _check(aqua_mini.draw(random.Random(seed)))
+    _check(aqua_mini.draw_aqua_mini(random.Random(seed)))
 
 
 def test_a_long_series_is_true() -> None:
     rng = random.Random(1)
     for _ in range(3_000):
-        _check(aqua_mini.draw(rng))
+        _check(aqua_mini.draw_aqua_mini(rng))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_the_checker_finds_faults(step: str, options: tuple[str, ...], answer: s
 
 def test_splits_share_no_content_in_any_wording() -> None:
     train, validation, test = (
-        {_content(problem.question) for problem in generate("aqua-mini", split=split, num_problems=n, seed=n)}
+        {_content(problem.question) for problem in generate_problems("aqua-mini", split=split, num_problems=n, seed=n)}
         for split, n in (("train", 2_000), ("validation", 500), ("test", 500))
     )
     assert not train & test
@@ -305,7 +305,7 @@ def _best_share(answers: Sequence[object]) -> float:
 
 
 def test_no_guess_pays() -> None:
-    problems = generate("aqua-mini", split="train", num_problems=10_000, seed=0)
+    problems = generate_problems("aqua-mini", split="train", num_problems=10_000, seed=0)
     letters = Counter(problem.answer for problem in problems)
     assert all(0.18 <= letters[letter] / len(problems) <= 0.22 for letter in LETTERS)
     # Neither the largest nor the smallest nor the middle option is a good guess.
@@ -314,7 +314,7 @@ def test_no_guess_pays() -> None:
     subjects: dict[str, list[int]] = defaultdict(list)
     for problem in problems:
         subjects[problem.subject].append(_value(problem))
-    assert set(subjects) == set(aqua_mini.KINDS)
+    assert set(subjects) == set(aqua_mini.AQUA_KINDS)
     assert _best_share([_value(problem) for problem in problems]) <= 0.06
     assert all(_best_share(values) <= 0.12 for values in subjects.values())
 
@@ -324,7 +324,7 @@ def test_most_wrong_options_are_results_of_mistakes() -> None:
     rng = random.Random(5)
     mistakes = wrong = 0
     for _ in range(500):
-        draft = aqua_mini.draw(rng)
+        draft = aqua_mini.draw_aqua_mini(rng)
         _, given_numbers = match(draft.question, SOLVERS)
         known = {Fraction(n) for n in given_numbers} | {Fraction(result_of(step)) for step in draft.steps[:-1]}
         known |= {number(f"{a} {o} {b}") for a, b in itertools.permutations(known, 2) for o in "+-*/" if b}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 
-from lrd_peft.data.collate import IGNORED, ReplacedStep, Row, collate, left_pad
+from lrd_peft.data.collate import IGNORED, ReplacedStep, Row, collate, left_pad, split_rows
 
 ROWS = [
     Row(index=4, question=(5, 6, 7), num_thoughts=2, suffix=(8, 9), answer_start=1),
@@ -44,10 +43,18 @@ def test_an_empty_sequence_is_all_padding():
     assert (ids.tolist(), mask.tolist()) == ([[7], [3]], [[0], [1]])
 
 
-def test_different_numbers_of_thoughts_share_no_batch():
-    other = Row(index=0, question=(1,), num_thoughts=3, suffix=(1,), answer_start=0)
-    with pytest.raises(AssertionError, match=r"one number of thoughts, got \[2, 3\]"):
-        collate([ROWS[0], other], pad_id=0)
+def test_rows_with_numbers_of_thoughts_of_their_own_are_split_by_them():
+    other = Row(index=0, question=(1,), num_thoughts=3, suffix=(1,), answer_start=0, steps=(ReplacedStep(2, (7, 8)),))
+    batch: Any = collate([other, *ROWS, replace(other, steps=(ReplacedStep(0, (6,)),))], pad_id=0)
+    assert (batch["num_thoughts"], batch["row_thoughts"].tolist()) == (3, [3, 2, 2, 3])
+    tensors = {"index": batch["index"], "suffix_ids": batch["suffix_ids"]}
+    steps = {name: batch[name] for name in ("step_labels", "step_places")}
+    first, second = split_rows(batch["row_thoughts"], tensors, **steps)
+    assert (first["num_thoughts"], second["num_thoughts"]) == (2, 3)
+    assert (first["index"].tolist(), second["index"].tolist()) == ([4, 9], [0, 0])
+    assert "step_labels" not in first and second["step_labels"].tolist() == [[7, 8], [6, IGNORED]]
+    assert second["step_places"].tolist() == [[0, 2], [1, 0]]
+    assert "row_thoughts" not in collate(ROWS, pad_id=0)
 
 
 def test_the_length_of_a_row_counts_its_slots():

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrd_peft.data.encoding import MARKER, Encoder
 from lrd_peft.data.problem import Problem
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
 from tests import tiny
 from tests.model.small_models import make_tokenizer
 
@@ -41,6 +41,20 @@ def test_parts_by_hand():
     assert encoded.step_ends == (len(encoded.steps[0]) - 1, len(encoded.steps[0]) + 5)
     assert pieces(TOKENIZER, tuple(encoded.suffix(0)[end] for end in encoded.step_ends)) == ["\n", "\n"]
     assert Encoder(TOKENIZER).encode(dataclasses.replace(PROBLEM, steps=())).step_ends == ()
+
+
+def test_other_texts_around_the_parts():
+    texts = {"question_end": " <eos>", "step_end": " ", "answer_marker": "<eos> The answer is:"}
+    encoder = Encoder(TOKENIZER, **texts)
+    encoded = encoder.encode(PROBLEM)
+    eos = TOKENIZER.eos_token_id
+    assert encoded.prompt[-1] == encoded.marker[0] == eos
+    assert TOKENIZER.decode(list(encoded.prompt)) == "Ann has 16 keys. She gives 3 away. <eos>"
+    assert TOKENIZER.decode(list(encoded.suffix(1))) == "13 + 4 = 17 <eos> The answer is:17<eos>"
+    assert (encoder.shown_marker, Encoder(TOKENIZER).shown_marker) == ("The answer is:", "###")
+    bare = Encoder(TOKENIZER, question_end="", step_end="").encode(PROBLEM)
+    assert TOKENIZER.decode(list(bare.prompt)) == PROBLEM.question
+    assert bare.step_ends == (len(bare.steps[0]) - 1, len(bare.steps[0]) + len(bare.steps[1]) - 1)
 
 
 @given(
@@ -115,6 +129,8 @@ def test_chat_style_uses_the_template_once():
         ({"pad_token": "<pad>", "eos_token": "<eos>"}, {"prompt_style": "chat"}, "has no chat template.*plain"),
         ({"pad_token": "<pad>", "eos_token": "<eos>"}, {"prompt_style": "chatty"}, '"chatty".*plain, chat'),
         ({"pad_token": "<pad>"}, {}, "no end-of-text token"),
+        ({"pad_token": "<pad>", "eos_token": "<eos>"}, {"answer_marker": " <eos>\n"}, "answer_marker is .*add a word"),
+        ({"pad_token": "<pad>", "eos_token": "<eos>"}, {"step_end": "\ud800"}, "lone surrogate"),
     ],
 )
 def test_what_does_not_fit_is_said(specials: dict[str, str], options: dict[str, Any], message: str):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.data.generators import generate, gsm_mini
+from lrd_peft.data.generators import generate_problems, gsm_mini
 from lrd_peft.data.generators.draft import Draft
 from tests.data.arithmetic import result_of
 
@@ -84,13 +84,26 @@ def _check(draft: Draft) -> None:
 @settings(deadline=None)
 @given(SEEDS)
 def test_any_draft_is_true(seed: int) -> None:
-    _check(gsm_mini.draw(random.Random(seed)))
+    _check(gsm_mini.draw_gsm_mini(random.Random(seed)))
 
 
 def test_a_long_series_is_true() -> None:
     rng = random.Random(1)
     for _ in range(3_000):
-        _check(gsm_mini.draw(rng))
+        _check(gsm_mini.draw_gsm_mini(rng))
+
+
+def test_the_long_set_has_more_steps_than_the_set_that_is_trained_on() -> None:
+    rng = random.Random(2)
+    drafts = [gsm_mini.draw_gsm_mini_long(rng) for _ in range(1_000)]
+    for draft in drafts:
+        _check(draft)
+    trained = {len(gsm_mini.draw_gsm_mini(rng).steps) for _ in range(1_000)}
+    assert trained == {1, 2, 3, 4, 5}
+    assert {len(draft.steps) for draft in drafts} == {6, 7, 8}
+    assert {draft.subject for draft in drafts} == {"events", "compare", "boxes", "shopping"}
+    # A last number by chance: no answer of long chains pays more than in the set itself.
+    assert Counter(draft.answer for draft in drafts).most_common(1)[0][1] <= 80
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,7 @@ def test_the_checker_finds_faults(steps: tuple[str, ...], answer: str) -> None:
 
 def test_splits_share_no_story_in_any_wording() -> None:
     train, validation, test = (
-        {_solve(problem.question)[1] for problem in generate("gsm-mini", split=split, num_problems=n, seed=n)}
+        {_solve(problem.question)[1] for problem in generate_problems("gsm-mini", split=split, num_problems=n, seed=n)}
         for split, n in (("train", 4_000), ("validation", 800), ("test", 800))
     )
     assert not train & test
@@ -115,7 +128,7 @@ def test_splits_share_no_story_in_any_wording() -> None:
 
 
 def test_every_number_of_steps_and_every_kind_occurs_and_no_guess_pays() -> None:
-    problems = generate("gsm-mini", split="train", num_problems=10_000, seed=0)
+    problems = generate_problems("gsm-mini", split="train", num_problems=10_000, seed=0)
     answers: dict[object, Counter[str]] = defaultdict(Counter)
     for problem in problems:
         for group in ("all", problem.num_steps, problem.subject):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrd_peft.data import load_problems
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
 
 GOOD = {"question": "How many?", "steps": ["1 + 1 = 2"], "answer": "2"}
 ANY = st.recursive(

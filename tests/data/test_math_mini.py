@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.data.generators import generate, math_mini
+from lrd_peft.data.generators import generate_problems, math_mini
 from lrd_peft.data.generators.draft import Draft
 from tests.data.arithmetic import Solver, equations, latex, match, result_of, solution
 
@@ -239,13 +239,13 @@ def _check(draft: Draft) -> None:
 @settings(deadline=None)
 @given(SEEDS)
 def test_any_draft_is_true(seed: int) -> None:
-    _check(math_mini.draw(random.Random(seed)))
+    _check(math_mini.draw_math_mini(random.Random(seed)))
 
 
 def test_a_long_series_is_true() -> None:
     rng = random.Random(1)
     for _ in range(3_000):
-        _check(math_mini.draw(rng))
+        _check(math_mini.draw_math_mini(rng))
 
 
 def test_the_checker_finds_faults() -> None:
@@ -272,7 +272,7 @@ def test_one_signature_has_one_answer_per_unknown() -> None:
     answers: dict[tuple[str, str], set[str]] = defaultdict(set)
     rng = random.Random(2)
     for _ in range(20_000):
-        draft = math_mini.draw(rng)
+        draft = math_mini.draw_math_mini(rng)
         asked = draft.question[-2] if "/system/" in draft.signature else ""
         answers[draft.signature, asked].add(draft.answer)
     assert {key for key, found in answers.items() if len(found) > 1} == set()
@@ -280,7 +280,7 @@ def test_one_signature_has_one_answer_per_unknown() -> None:
 
 def test_splits_share_no_content_in_any_wording() -> None:
     train, validation, test = (
-        {_content(problem.question) for problem in generate("math-mini", split=split, num_problems=n, seed=n)}
+        {_content(problem.question) for problem in generate_problems("math-mini", split=split, num_problems=n, seed=n)}
         for split, n in (("train", 2_000), ("validation", 500), ("test", 500))
     )
     assert not train & test
@@ -290,7 +290,7 @@ def test_splits_share_no_content_in_any_wording() -> None:
 
 @pytest.mark.parametrize(("split", "count"), [("train", 10_000), ("test", 2_000)])
 def test_guessing_the_most_frequent_answer_pays_nothing(split: str, count: int) -> None:
-    problems = generate("math-mini", split=split, num_problems=count, seed=0)
+    problems = generate_problems("math-mini", split=split, num_problems=count, seed=0)
     subjects: dict[str, Counter[str]] = defaultdict(Counter)
     for problem in problems:
         subjects[problem.subject][problem.answer] += 1
@@ -306,7 +306,7 @@ def test_math_verify_reads_the_answers() -> None:
     from math_verify import parse, verify
 
     rng = random.Random(4)
-    drafts = [math_mini.draw(rng) for _ in range(100)]
+    drafts = [math_mini.draw_math_mini(rng) for _ in range(100)]
     for draft in drafts:
         gold = parse(f"${latex(_solve(draft.question))}$", parsing_timeout=0)
         said = parse(f"$\\boxed{{{draft.answer}}}$", parsing_timeout=0)

@@ -12,21 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrd_peft.data.gold import parse_number
 from lrd_peft.data.problem import Problem
-from lrd_peft.errors import UserError
 from lrd_peft.evaluation.answers import (
-    KINDS,
+    ANSWER_KINDS,
     MAX_MATH_CHARS,
     VERSION,
+    AnswerKind,
     Extracted,
     Grade,
-    Kind,
     equal,
-    extract,
+    extract_answer,
     grade,
     kind_of,
-    parse_number,
 )
+from lrd_peft.evaluation.number_answers import parse_rational
+from lrd_peft.runtime.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no benchmark data beside the checkout")
@@ -81,7 +82,7 @@ def test_numbers(text: str, number: str | None) -> None:
         ("Ann: 16 - 3 = 13\nBob: 13 - 4 = 9\n### 9", "9", True),
         ("so 9 * 2 = <<9*2=18>>18.\n#### 18", "18", True),
         ("### 1,200\n", "1200", True),
-        ("### 5\n### 6", "6", True),
+        ("### 5\n### 6", "5", True),
         ("### 7\nQ: 8 apples", "7", True),
         ("16 - 3 = 13", "13", False),
         ("### 18 dollars", "18", False),
@@ -101,7 +102,7 @@ def test_numbers(text: str, number: str | None) -> None:
     ],
 )
 def test_numeric_answers(text: str, value: str | None, strict: bool) -> None:
-    assert extract("numeric", text) == Extracted(value, strict)
+    assert extract_answer("numeric", text) == Extracted(value, strict)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,8 @@ def test_numeric_answers(text: str, value: str | None, strict: bool) -> None:
         ("### \\boxed{5}", "5", True),
         ("### \\text{Evelyn}", "\\text{Evelyn}", True),
         ("so \\boxed{\\frac{1}{\\sqrt{2}}}.", "\\frac{1}{\\sqrt{2}}", False),
-        ("\\boxed{1} and \\boxed{{{2}}}", "{{2}}", False),
+        ("\\boxed{1} and \\boxed{{{2}}}", "1, {{2}}", False),
+        ("\\boxed{1} is the first. We add 4 and get \\boxed{{{5}}}", "{{5}}", False),
         ("\\boxed{\\left\\{1, 2\\right.}", "\\left\\{1, 2\\right.", False),
         ("\\boxed 7 is it", "7", False),
         ("### Solution\nwe get \\boxed{5}", "5", False),
@@ -125,7 +127,7 @@ def test_numeric_answers(text: str, value: str | None, strict: bool) -> None:
     ],
 )
 def test_math_answers(text: str, value: str | None, strict: bool) -> None:
-    assert extract("math", text) == Extracted(value, strict)
+    assert extract_answer("math", text) == Extracted(value, strict)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_math_answers(text: str, value: str | None, strict: bool) -> None:
         ("The answer is (B).", "B", False),
         ("the Answer: C, not (D)", "C", False),
         ("it is option A then", "A", False),
-        ("(A) is 3 and (B) is 4", "B", False),
+        ("(A) is 3 and (B) is 4", None, False),
         ("so B)", "B", False),
         (" (D) ", "D", False),
         ("### F", None, False),
@@ -149,7 +151,7 @@ def test_math_answers(text: str, value: str | None, strict: bool) -> None:
     ],
 )
 def test_options(text: str, value: str | None, strict: bool) -> None:
-    assert extract("option", text) == Extracted(value, strict)
+    assert extract_answer("option", text) == Extracted(value, strict)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,13 @@ def test_a_number_never_asks_math_verify(monkeypatch: pytest.MonkeyPatch) -> Non
     assert equal("math", "12", "12.0")
     assert not equal("math", "13", "12")
     assert not equal("math", "\\frac{1}{2}", "\\frac{1}{3}")
+    assert not equal("math", "\\frac{1}{2^{51}}", "\\frac{1}{2^{52}}")
+    assert not equal("math", "saw", "was")
+    assert equal("math", "(x+1)^2, 3", "3, x^2+2x+1")
 
 
 def test_grades() -> None:
-    assert VERSION == 1
+    assert VERSION == 2
     assert grade("numeric", "### 18.0", "18") == Grade("18", right=True, parsed=True, strict=True)
     assert grade("numeric", "so 2,125", "2,125") == Grade("2125", right=True, parsed=True, strict=False)
     assert grade("numeric", "?", "18") == Grade(None, right=False, parsed=False, strict=False)
@@ -216,14 +221,14 @@ def test_grades() -> None:
         ("math", " ", "is empty"),
     ],
 )
-def test_a_useless_gold_answer_is_an_error(kind: Kind, gold: str, message: str) -> None:
+def test_a_useless_gold_answer_is_an_error(kind: AnswerKind, gold: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         grade(kind, "### 1", gold)
 
 
 def test_an_unknown_kind_is_an_error() -> None:
-    with pytest.raises(UserError, match=r'unknown kind of answer "maths".*Did you mean "math"'):
-        extract("maths", "1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r'unknown answer kind "maths".*Did you mean "math"'):
+        extract_answer("maths", "1")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -255,14 +260,14 @@ TEXT = st.text(st.sampled_from(list("#\\{}$()ABCDE0123456789.,-+/=%xe \n")) | st
 
 
 @settings(deadline=500, max_examples=150)
-@given(kind=st.sampled_from(KINDS), text=TEXT)
-def test_extract_takes_any_text(kind: Kind, text: str) -> None:
-    found = extract(kind, text)
-    assert extract(kind, text) == found
+@given(kind=st.sampled_from(ANSWER_KINDS), text=TEXT)
+def test_extract_takes_any_text(kind: AnswerKind, text: str) -> None:
+    found = extract_answer(kind, text)
+    assert extract_answer(kind, text) == found
     if found.value is None:
         assert not found.strict
     elif kind == "numeric":
-        assert parse_number(found.value) == found.value
+        assert parse_rational(found.value) == found.value
     elif kind == "option":
         assert found.value in "ABCDE"
     else:
@@ -276,7 +281,7 @@ def test_a_strict_number_survives_the_round_trip(number: int, steps: str) -> Non
         assert grade("numeric", f"{steps}\n### {shown}\n", str(number)) == Grade(str(number), True, True, True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ANSWER_KINDS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -298,10 +303,10 @@ def test_a_strict_number_survives_the_round_trip(number: int, steps: str) -> Non
     ],
     ids=range(15),
 )
-def test_a_hundred_kilobytes_take_at_most_a_second(kind: Kind, text: str) -> None:
-    start = time.monotonic()
-    extract(kind, text)
-    assert time.monotonic() - start < 1
+def test_a_hundred_kilobytes_take_at_most_a_second(kind: AnswerKind, text: str) -> None:
+    start = time.process_time()  # the clock would show what else the machine does
+    extract_answer(kind, text)
+    assert time.process_time() - start < 1
 
 
 def test_importing_loads_neither_torch_nor_sympy() -> None:
@@ -328,7 +333,7 @@ def test_math_gold_answers() -> None:
     golds = [row["answer"] for row in rows_of("math/math500.jsonl")]
     for row, gold in zip(rows_of("math/math500.jsonl"), golds, strict=True):
         assert grade("math", f"a step\n### {gold}", gold) == Grade(
-            extract("math", f"### {gold}").value, True, True, True
+            extract_answer("math", f"### {gold}").value, True, True, True
         )
         assert grade("math", row["solution"], gold).right, gold
     for gold in golds[:60]:

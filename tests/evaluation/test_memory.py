@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from lrd_peft.model.loop import unwrap
 from lrd_peft.model.memory import rows_that_fit
-from lrd_peft.model.thinking import unwrap
 from tests import tiny
 
 # The process may take so many bytes more than it has when all is loaded.
 LIMITED = """
 import resource, sys, psutil
-from lrd_peft.cli import main
+from lrd_peft.cli.app import main
 from lrd_peft.evaluation.score import score
-from lrd_peft.model.models import write
+from lrd_peft.model.generation import answer_batch
 from tests import tiny
 
 model, problems = tiny.student(), tiny.problems(16)
@@ -29,7 +29,7 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
 ANSWER = """
 try:
-    write(model, [problem.question_text for problem in problems * 256], **options)
+    answer_batch(model, [problem.question_text for problem in problems * 256], **options)
 except RuntimeError as error:
     assert "can't allocate memory" in str(error)
     print("full")
@@ -81,5 +81,5 @@ def test_a_training_that_memory_does_not_hold_says_what_to_do(root: Path, tmp_pa
     done = run(root, f"sys.exit(main({arguments}))", more=600 * 2**20)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("lrd: error")]
-    assert "out of memory; finished phases are kept. Give a smaller teacher_batch_size" in line
+    assert "out of memory; finished phases are kept. Reduce teacher_batch_size" in line
     assert "Traceback" not in done.stderr

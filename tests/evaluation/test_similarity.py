@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from lrd_peft.errors import UserError
 from lrd_peft.evaluation.similarity import Similarity, cka_matrix, linear_cka, mean_cosine
+from lrd_peft.runtime.errors import UserError
 
 X = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 
@@ -85,9 +85,9 @@ ROW = {
 
 
 def test_a_similarity_survives_json() -> None:
-    found = Similarity.from_dict(json.loads(json.dumps(ROW)))
+    found = Similarity.from_json(json.loads(json.dumps(ROW)))
     assert found.cosine_untrained == ((0.0,), (0.125,))
-    assert found.to_dict() == ROW
+    assert found.to_json() == ROW
 
 
 def test_other_positions_and_other_shapes_are_refused() -> None:
@@ -95,8 +95,10 @@ def test_other_positions_and_other_shapes_are_refused() -> None:
         cka_matrix({1: X}, {1: X[:2]})
     with pytest.raises(UserError, match="same positions"):
         cka_matrix({}, {1: X})
-    for name, value in (("cka", [[1.0, 2.0]]), ("cka", None), ("cosine_untrained", [[1.0]])):
+    for name, value in (("cka", [[1.0, 2.0]]), ("cosine_untrained", [[1.0]])):
         with pytest.raises(UserError, match=f"{name} must have 2 rows of 1"):
-            Similarity.from_dict(ROW | {name: value})
-    with pytest.raises(UserError, match="has the parts"):
-        Similarity.from_dict({"cka": []})
+            Similarity.from_json(ROW | {name: value})
+    with pytest.raises(UserError, match="cka: input should be a valid array"):
+        Similarity.from_json(ROW | {"cka": None})
+    with pytest.raises(UserError, match="source: is missing"):
+        Similarity.from_json({"cka": []})

@@ -1,4 +1,4 @@
-"""The whole campaign: kills, both signals, every fault; one table each, as docs/faults.md has them.
+"""The whole campaign: kills, both signals, every fault; one table each, as docs/reliability.md has them.
 
     python -m tests.faults
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrd_peft import cli
-from lrd_peft.records import comparable, read_record
-from tests.phases.small_run import FLAGS
+from lrd_peft.cli import app as cli
+from lrd_peft.evaluation.records import comparable, read_record
+from tests.pipeline.small_run import FLAGS
 
 NAME = "run"  # of every run folder: a record holds it
 
@@ -33,7 +33,7 @@ def prepare() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for heavy in ("lrd_peft.experiments.runner", "lrd_peft.experiments.verify", "lrd_peft.report.tables"):
+    for heavy in ("lrd_peft.pipeline.runner", "lrd_peft.pipeline.verify", "lrd_peft.report.run_summary"):
         importlib.import_module(heavy)
 
 

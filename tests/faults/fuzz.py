@@ -15,23 +15,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
 
 MODULES = {
     "answers": ["lrd_peft.evaluation.answers"],
-    "rows": ["lrd_peft.data.sources", "lrd_peft.data.readers", "lrd_peft.data.sentences", "lrd_peft.data.load"],
+    "rows": [
+        "lrd_peft.data.file_formats",
+        "lrd_peft.data.layouts",
+        "lrd_peft.data.row_parsing",
+        "lrd_peft.data.sentences",
+        "lrd_peft.data.problem_sets",
+    ],
     "yaml": ["lrd_peft.config.load", "lrd_peft.config.messages", "lrd_peft.config.schema"],
     "store": ["lrd_peft.store.journal", "lrd_peft.store.format", "lrd_peft.store.reader"],
 }
 
 
 def answers(folder: Path) -> Callable[[bytes], None]:
-    from lrd_peft.evaluation.answers import KINDS, equal, extract
+    from lrd_peft.evaluation.answers import ANSWER_KINDS, equal, extract_answer
 
     def target(data: bytes) -> None:
         text = data.decode("utf-8", "replace")
-        for kind in KINDS:
-            found = extract(kind, text)
+        for kind in ANSWER_KINDS:
+            found = extract_answer(kind, text)
             if kind != "math":  # another process compares those
                 with contextlib.suppress(UserError):
                     equal(kind, found.value, text)
@@ -40,7 +46,7 @@ def answers(folder: Path) -> Callable[[bytes], None]:
 
 
 def rows(folder: Path) -> Callable[[bytes], None]:
-    from lrd_peft.data.load import load_problems
+    from lrd_peft.data.problem_sets import load_problems
 
     def target(data: bytes) -> None:
         path = folder / ("rows.tsv" if data[:1] == b"t" else "rows.jsonl")

@@ -56,7 +56,7 @@ def kill_until_it_ends(
         expected = -number if number == signal.SIGKILL else 128 + number
         assert process.ended == expected, process.text
         if expected > 0:
-            assert process.error == f"lrd: interrupted by {number.name}; the same command goes on from here"
+            assert process.error == f"lrd: interrupted by {number.name}; run the same command to resume"
         killed.places[place(folder)] += 1
     process = start(*run_flags(folder), output=output)
     assert process.wait() == 0, process.text

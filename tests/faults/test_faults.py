@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lrd_peft.checkpoints import last_checkpoint
+from lrd_peft.training.checkpoints import last_checkpoint
 from tests.faults import campaign
 from tests.faults.campaign import NAME, copy, differences, end_state, finish, prepare, run_flags, start, undisturbed
 from tests.faults.damages import FAULTS, written, written_again
@@ -54,7 +54,7 @@ def test_signals_in_every_phase_end_with_their_status_and_one_line(wanted: dict[
             time.sleep(0.001)
         assert process.signal(number) == status, process.text
         [line] = [line for line in process.text.splitlines() if line.startswith("lrd: ")]
-        assert line == f"lrd: interrupted by {signal.Signals(number).name}; the same command goes on from here"
+        assert line == f"lrd: interrupted by {signal.Signals(number).name}; run the same command to resume"
         assert process.error == line
 
     stop(signal.SIGTERM, 143, "checkpoints/teacher-1/checkpoint-*/complete.json")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from lrd_peft.model.thinking import Projection, unwrap
+from lrd_peft.model.loop import Projection, unwrap
 
 VOCAB = 61
 

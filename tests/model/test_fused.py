@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from lrd_peft.model import fused
 from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
-from lrd_peft.model.prune import find_blocks
-from lrd_peft.model.thinking import has_plain_head, head_logits, think
+from lrd_peft.model.loop import has_plain_head, head_logits, think
+from lrd_peft.model.pruning import find_blocks
 from tests.model.reference import MODELS, VOCAB, gpt2_like, llama_like
 
 

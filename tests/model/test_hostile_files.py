@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lrd_peft.checksums import write_checksums
-from lrd_peft.errors import UserError
 from lrd_peft.lora import create_lora_model
-from lrd_peft.model.loading import load_lm
-from lrd_peft.model.models import StudentModel
-from lrd_peft.model.saving import DESCRIPTION, save_model
+from lrd_peft.model.loading.lm import load_lm
+from lrd_peft.model.serialization import DESCRIPTION
+from lrd_peft.model.student import StudentModel
+from lrd_peft.runtime.checksums import write_checksums
+from lrd_peft.runtime.errors import UserError
 from tests import tiny
 
 WEIGHTS = ("adapter_model.safetensors", "lrd_extra.safetensors")
@@ -34,7 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = tiny.student()
     student.attach_projectors([2], teacher_hidden_size=24)
     folder = tmp_path_factory.mktemp("saved") / "model"
-    save_model(create_lora_model(student, r=2), folder)
+    create_lora_model(student, r=2).save_pretrained(folder)
     return folder
 
 
@@ -68,7 +68,7 @@ def test_a_hostile_header_is_one_line(saved: Path, name: str, header: bytes) -> 
         path.write_bytes(header)
         write_checksums(saved)  # whoever writes a bad header can write its checksum
         with pytest.raises(UserError):
-            StudentModel.load(saved)
+            StudentModel.from_pretrained(saved)
     finally:
         path.write_bytes(good)
         write_checksums(saved)
@@ -104,7 +104,7 @@ def test_a_hostile_description_is_one_line_or_says_nothing(saved: Path, key: str
         path.write_text(json.dumps({**json.loads(good), key: value}))
         write_checksums(saved)
         with contextlib.suppress(UserError):
-            StudentModel.load(saved)
+            StudentModel.from_pretrained(saved)
     finally:
         path.write_text(good)
         write_checksums(saved)
@@ -130,9 +130,9 @@ def test_a_pickle_in_a_saved_model_is_not_opened(saved: Path, name: str, instead
     write_checksums(folder)
     if instead:
         with pytest.raises(UserError, match="damaged"):
-            StudentModel.load(folder)
+            StudentModel.from_pretrained(folder)
     else:
-        assert StudentModel.load(folder).has_adapters
+        assert StudentModel.from_pretrained(folder).has_adapters
     assert not (tmp_path / "canary").exists()
 
 
@@ -164,11 +164,11 @@ def test_a_saved_model_cannot_ask_that_code_runs(saved: Path, tmp_path: Path) ->
     (folder / DESCRIPTION).write_text(json.dumps(description))
     write_checksums(folder)
     with pytest.raises(UserError, match="Python code of its own"):
-        StudentModel.load(folder)
+        StudentModel.from_pretrained(folder)
     assert not (tmp_path / "canary").exists()
 
 
 def test_trust_is_not_saved(tmp_path: Path) -> None:
     student = StudentModel(tiny.folder(), trust_remote_code=True)
-    save_model(create_lora_model(student, r=2), tmp_path / "model")
+    create_lora_model(student, r=2).save_pretrained(tmp_path / "model")
     assert "trust_remote_code" not in (tmp_path / "model" / DESCRIPTION).read_text()

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrd_peft.errors import UserError
-from lrd_peft.model.embedded import TINY_MODELS, embedded_path, model_card_path
-from lrd_peft.model.facts import block_count, count_parameters
-from lrd_peft.model.loading import _say_published, load_config, load_lm
+from lrd_peft.data.problem_sets import load_problems
+from lrd_peft.evaluation.score import score
+from lrd_peft.model.inspection import block_count, count_parameters
+from lrd_peft.model.loading.embedded import TINY_MODELS, embedded_path, model_card_path
+from lrd_peft.model.loading.lm import _say_published, load_lm, load_model_config
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.runtime.errors import UserError
 from tests.model.small_models import WORDS, gpt2, llama, save
 
 
@@ -95,7 +99,7 @@ def test_teacher_n_is_the_pruned_teacher_and_says_which_blocks(folder: str) -> N
         loaded.lm.get_parameter("model.layers.1.mlp.up_proj.weight"),
         whole.get_parameter("model.layers.3.mlp.up_proj.weight"),
     )
-    config = load_config("teacher:2", teacher=folder)
+    config = load_model_config("teacher:2", teacher=folder)
     assert block_count(config) == 2
     assert count_parameters(config) == loaded.lm.num_parameters()
 
@@ -120,15 +124,15 @@ def test_teacher_n_takes_a_way_or_the_blocks_themselves(folder: str) -> None:
             {"teacher": "FOLDER", "keep_blocks": [1]},
             "teacher:2 keeps 2 blocks, but keep_blocks names 1",
         ),
-        ("teacher:2", {"teacher": "FOLDER", "keep_blocks": [1, 4]}, "0 to 3, each once, in rising order"),
-        ("FOLDER", {"keep_blocks": "spread"}, "does not say how many"),
+        ("teacher:2", {"teacher": "FOLDER", "keep_blocks": [1, 4]}, "0 to 3, each once, in ascending order"),
+        ("FOLDER", {"keep_blocks": "spread"}, "gives no number of blocks"),
     ],
 )
 def test_a_wrong_request_for_blocks_is_an_error(
     folder: str, name: str, options: dict[str, object], message: str
 ) -> None:
     options = {key: folder if value == "FOLDER" else value for key, value in options.items()}
-    for load in (load_lm, load_config):
+    for load in (load_lm, load_model_config):
         with pytest.raises(UserError, match=message):
             load(folder if name == "FOLDER" else name, **options)  # pyright: ignore[reportArgumentType]
 
@@ -138,13 +142,13 @@ def test_a_wrong_request_for_blocks_is_an_error(
 
 def test_published_sizes_stand_in_for_a_hub_that_is_not_reached(caplog: pytest.LogCaptureFixture) -> None:
     _say_published.cache_clear()  # it is said once a process, and another test may have been first
-    config = load_config("teacher:13", teacher="meta-llama/Llama-2-7b-hf", published=True)
+    config = load_model_config("teacher:13", teacher="meta-llama/Llama-2-7b-hf", published=True)
     assert count_parameters(config) == 2_893_131_776
     assert "authors published" in caplog.text
     with pytest.raises(UserError, match="not on this machine"):
-        load_config("meta-llama/Llama-2-7b-hf")
+        load_model_config("meta-llama/Llama-2-7b-hf")
     with pytest.raises(UserError, match="not on this machine"):
-        load_config("somebody/some-model", published=True)
+        load_model_config("somebody/some-model", published=True)
 
 
 # --- embedded models
@@ -175,5 +179,21 @@ def test_embedded_models_load_by_name(name: str) -> None:
     loaded = load_lm(name)
     assert loaded.source == name
     assert {parameter.dtype for parameter in loaded.lm.parameters()} == {torch.float32}
-    assert count_parameters(load_config(name)) == loaded.lm.num_parameters()
+    assert count_parameters(load_model_config(name)) == loaded.lm.num_parameters()
     assert model_card_path(name).is_file()
+
+
+@pytest.mark.parametrize(("name", "blocks", "least"), [("tiny-latent-teacher", 12, 50), ("tiny-latent-student", 4, 42)])
+def test_the_embedded_models_that_think_answer_right(name: str, blocks: int, least: int) -> None:
+    model = StudentModel.from_pretrained(name)
+    assert (model.options.num_thoughts, model.num_blocks, model.is_saved) == (4, blocks, True)
+    problems = load_problems("gsm-mini", split="validation", limit=60)
+    results = score(model, problems, thinking=True, batch_size=60, max_new_tokens=8)
+    assert sum(result.right for result in results) >= least
+    assert sum(path.stat().st_size for path in embedded_path(name).iterdir()) < 2_500_000
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_an_embedded_model_has_one_revision(name: str) -> None:
+    with pytest.raises(UserError, match=f'revision is "main", but {name} has only one'):
+        TeacherModel.from_pretrained(name, revision="main")

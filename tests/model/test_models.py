@@ -13,15 +13,18 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lrd_peft.checksums import write_checksums
-from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import collate
-from lrd_peft.errors import UserError
 from lrd_peft.lora import create_lora_model
-from lrd_peft.model import embedded
-from lrd_peft.model.models import StudentModel, TeacherModel, write
-from lrd_peft.model.saving import DESCRIPTION, save_model
-from lrd_peft.model.thinking_model import ThinkingModel, ThinkingOptions
+from lrd_peft.model.generation import answer_batch
+from lrd_peft.model.loading import embedded
+from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.serialization import DESCRIPTION
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.runtime.checksums import write_checksums
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.training.curriculum import items, row_at
 from tests import tiny
 from tests.test_lora import randomise
 
@@ -57,8 +60,8 @@ def test_what_is_saved_comes_back(family: str, projection: str, lora: bool, tmp_
         randomise(student)
     shaken(student)
     expected = outputs(student)
-    save_model(student, tmp_path / "model")
-    loaded = StudentModel.load(tmp_path / "model")
+    student.save_pretrained(tmp_path / "model")
+    loaded = StudentModel.from_pretrained(tmp_path / "model")
     assert torch.equal(outputs(loaded), expected)
     assert loaded.options == student.options and loaded.has_adapters is lora
     assert not loaded.training
@@ -69,7 +72,7 @@ def test_what_is_saved_comes_back(family: str, projection: str, lora: bool, tmp_
 
 def test_a_full_model_is_a_plain_transformers_folder(tmp_path: Path):
     teacher = tiny.teacher(seed=3)
-    save_model(teacher, tmp_path / "model")
+    teacher.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model" / "adapter_config.json").exists()
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     ids = torch.arange(4, 12)[None]
@@ -81,7 +84,7 @@ def test_an_adapter_loads_with_plain_peft(tmp_path: Path):
     student = create_lora_model(tiny.student(), r=2)
     randomise(student)
     student.attach_projectors([1], teacher_hidden_size=32)
-    save_model(student, tmp_path / "model", card="# A card")
+    student.save_pretrained(tmp_path / "model", card="# A card")
     assert not (tmp_path / "model" / "model.safetensors").exists()
     assert (tmp_path / "model" / "README.md").read_text() == "# A card"
     base = AutoModelForCausalLM.from_pretrained(tiny.folder())
@@ -96,8 +99,8 @@ def test_projectors_and_thought_adapter_come_back(given: dict[str, Any], tmp_pat
     student = create_lora_model(tiny.student(), r=2)
     student.attach_projectors([1, 3], teacher_hidden_size=32, thoughts=True)
     shaken(student)
-    save_model(student, tmp_path / "model", description=given)
-    loaded = StudentModel.load(tmp_path / "model")
+    student.save_pretrained(tmp_path / "model", facts=given)
+    loaded = StudentModel.from_pretrained(tmp_path / "model")
     assert sorted(loaded.projectors) == ["1", "3"] and loaded.thought_adapter is not None
     ours = {name: value for name, value in student.state_dict().items() if not name.startswith("lm.")}
     theirs = {name: value for name, value in loaded.state_dict().items() if not name.startswith("lm.")}
@@ -118,8 +121,11 @@ def test_equal_widths_need_no_projectors():
 
 
 def test_trainable_leaves_adapters_open(tmp_path: Path):
-    save_model(create_lora_model(tiny.teacher(), r=2), tmp_path / "model")
-    closed, opened = TeacherModel.load(tmp_path / "model"), TeacherModel.load(tmp_path / "model", trainable=True)
+    create_lora_model(tiny.teacher(), r=2).save_pretrained(tmp_path / "model")
+    closed, opened = (
+        TeacherModel.from_pretrained(tmp_path / "model"),
+        TeacherModel.from_pretrained(tmp_path / "model", trainable=True),
+    )
     assert closed.num_parameters(trainable=True) == 0
     assert opened.num_parameters(trainable=True) == create_lora_model(tiny.teacher(), r=2).num_parameters(
         trainable=True
@@ -132,12 +138,12 @@ def test_an_adapter_on_a_saved_model_finds_that_one_again(tmp_path: Path):
     with torch.no_grad():
         for parameter in first.lm.parameters():
             parameter.add_(0.1)
-    save_model(first, tmp_path / "full")
-    student = create_lora_model(StudentModel.load(tmp_path / "full"), r=2)
+    first.save_pretrained(tmp_path / "full")
+    student = create_lora_model(StudentModel.from_pretrained(tmp_path / "full"), r=2)
     randomise(student)
-    save_model(student, tmp_path / "adapter")
-    assert torch.equal(outputs(StudentModel.load(tmp_path / "adapter")), outputs(student))
-    again = StudentModel.load(tmp_path / "full")
+    student.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(outputs(StudentModel.from_pretrained(tmp_path / "adapter")), outputs(student))
+    again = StudentModel.from_pretrained(tmp_path / "full")
     assert again.name == first.name
 
 
@@ -171,10 +177,11 @@ def test_markers_come_back(lora: bool, new: bool, tmp_path: Path):
         trained = [name for name, p in student.lm.named_parameters() if p.requires_grad and "lora_" not in name]
         assert len(trained) == 1 and "trainable_tokens" in trained[0]
     expected = outputs(student)
-    save_model(student, tmp_path / "model")
-    loaded = StudentModel.load(tmp_path / "model")
+    student.save_pretrained(tmp_path / "model")
+    loaded = StudentModel.from_pretrained(tmp_path / "model")
     assert torch.equal(outputs(loaded), expected)
-    prompt, suffix = loaded.around_thoughts((5,), (6,))
+    prompt, suffix = loaded.around_thoughts((5,), (6,), num_thoughts=2)
+    assert loaded.around_thoughts((5,), (6,), num_thoughts=0) == ((5,), (6,))
     assert prompt == (5, loaded.tokenizer.convert_tokens_to_ids("<bot>")) and suffix[1:] == (6,)
     assert len(loaded.tokenizer) == num_rows + 2 * new
 
@@ -188,6 +195,21 @@ def test_a_new_marker_starts_at_the_mean_and_the_same_each_time(tmp_path: Path):
     first, second = (model.lm.get_input_embeddings().weight for model in made)
     assert torch.equal(first, second)
     torch.testing.assert_close(first[-1], first[:-2].mean(dim=0))
+
+
+def test_a_new_marker_starts_as_the_token_that_is_named(tmp_path: Path):
+    base = without_markers(tmp_path / "base")
+    student = StudentModel(base, options=ThinkingOptions(markers=True, marker_init=" + "))
+    (source,) = student.tokenizer(" + ")["input_ids"]
+    weight = student.lm.get_input_embeddings().weight  # pyright: ignore
+    assert torch.equal(weight[-1], weight[source]) and torch.equal(weight[-2], weight[source])
+    with torch.no_grad():
+        weight[-2:] += 1.0
+    student.save_pretrained(tmp_path / "model")
+    again = StudentModel.from_pretrained(tmp_path / "model").lm.get_input_embeddings().weight  # pyright: ignore
+    assert torch.equal(again, weight)
+    with pytest.raises(UserError, match=r"marker_init is '3 \+ 4', which is 3 tokens"):
+        StudentModel(base, options=ThinkingOptions(markers=True, marker_init="3 + 4"))
 
 
 def test_markers_leave_the_other_special_tokens_special(tmp_path: Path):
@@ -211,68 +233,71 @@ def edited(folder: Path, **changes: Any) -> None:
 def test_an_adapter_on_another_base_is_refused(size: dict[str, Any], tmp_path: Path):
     student = create_lora_model(tiny.student(), r=2)
     randomise(student)
-    save_model(student, tmp_path / "model")
+    student.save_pretrained(tmp_path / "model")
     edited(tmp_path / "model", base=tiny.folder(**size), base_weights=None)
     with pytest.raises(UserError, match="does not fit the base model"):
-        StudentModel.load(tmp_path / "model")
+        StudentModel.from_pretrained(tmp_path / "model")
 
 
 def test_an_adapter_on_other_weights_of_the_same_shape_is_refused_with_both_named(tmp_path: Path):
     """PEFT alone would put it on them without a word."""
     student = create_lora_model(tiny.student(), r=2)
-    save_model(student, tmp_path / "model")
+    student.save_pretrained(tmp_path / "model")
     other = tiny.student(seed=1)
     edited(tmp_path / "model", base=other.base)
     trained_on, given = student.base_weights, other.base_weights
     with pytest.raises(UserError, match=f"with weights {trained_on}; .* has weights {given} now"):
-        StudentModel.load(tmp_path / "model")
+        StudentModel.from_pretrained(tmp_path / "model")
     # In another precision the weights are other numbers, so that nothing can be said.
-    assert StudentModel.load(tmp_path / "model", dtype="bfloat16").has_adapters
+    assert StudentModel.from_pretrained(tmp_path / "model", dtype="bfloat16").has_adapters
 
 
 @pytest.mark.parametrize("name", ["tiny-teacher", "tiny-student"])
 def test_the_embedded_models_are_told_apart(name: str, tmp_path: Path):
     student = create_lora_model(StudentModel(name), r=2)
-    save_model(student, tmp_path / "model")
-    assert StudentModel.load(tmp_path / "model").base_weights == student.base_weights
+    student.save_pretrained(tmp_path / "model")
+    assert StudentModel.from_pretrained(tmp_path / "model").base_weights == student.base_weights
     edited(tmp_path / "model", base=tiny.folder())
     with pytest.raises(UserError, match=f"was trained on {tiny.folder()!r} with weights {student.base_weights}"):
-        StudentModel.load(tmp_path / "model")
+        StudentModel.from_pretrained(tmp_path / "model")
 
 
 def test_projectors_of_another_width_are_refused_with_both_named(tmp_path: Path):
     student = tiny.student()
     student.attach_projectors([2], teacher_hidden_size=32)
-    save_model(create_lora_model(student, r=2), tmp_path / "model")
+    create_lora_model(student, r=2).save_pretrained(tmp_path / "model")
     other = create_lora_model(tiny.student(width=24), r=2)
     other.attach_projectors([2], teacher_hidden_size=32)
-    save_model(other, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
     shutil.copy(tmp_path / "model" / "lrd_extra.safetensors", tmp_path / "other")
     write_checksums(tmp_path / "other")
     with pytest.raises(UserError, match=r"of width 24: projectors\.2\.weight is \[32, 16\] there and \[32, 24\] here"):
-        StudentModel.load(tmp_path / "other")
+        StudentModel.from_pretrained(tmp_path / "other")
 
 
 def test_extra_tensors_of_another_width_are_refused(tmp_path: Path):
     student = tiny.student(options={"projection": "linear"})
-    save_model(student, tmp_path / "model")
+    student.save_pretrained(tmp_path / "model")
     edited(tmp_path / "model", options={**student.options.to_dict(), "projection": "none"})
     with pytest.raises(UserError, match=r"does not fit this model.*projection"):
-        StudentModel.load(tmp_path / "model")
+        StudentModel.from_pretrained(tmp_path / "model")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no saved model"):
-        StudentModel.load(tmp_path)
-    with pytest.raises(UserError, match=r"no finished student.*distill"):
-        StudentModel.from_run(tmp_path)
+    with pytest.raises(UserError, match=r"has no config\.json, so it is not a model folder"):
+        StudentModel.from_pretrained(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    with pytest.raises(UserError, match=r"no finished student .*finish it with `lrd run`"):
+        StudentModel.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no finished teacher .*finish it with `lrd run`"):
+        TeacherModel.from_pretrained(tmp_path)
     (tmp_path / DESCRIPTION).write_text("{")
     with pytest.raises(UserError, match=r"is damaged"):
-        StudentModel.load(tmp_path)
+        StudentModel.from_pretrained(tmp_path)
 
 
 def test_a_model_object_needs_its_tokenizer():
-    with pytest.raises(UserError, match="without its tokenizer"):
+    with pytest.raises(UserError, match="needs its tokenizer"):
         StudentModel(tiny.lm("llama", vocabulary=50))
 
 
@@ -291,10 +316,10 @@ def test_an_embedded_model_is_known_by_its_name(tmp_path: Path, monkeypatch: pyt
     student, teacher = StudentModel("tiny-student"), TeacherModel("tiny-teacher")
     assert (student.name, student.hidden_size) == ("tiny-student", 16)
     assert (teacher.name, teacher.hidden_size) == ("tiny-teacher", 32)
-    save_model(create_lora_model(student, r=2), tmp_path / "model")
+    create_lora_model(student, r=2).save_pretrained(tmp_path / "model")
     description = json.loads((tmp_path / "model" / DESCRIPTION).read_text())
     assert description["base"] == "tiny-student"
-    assert StudentModel.load(tmp_path / "model").name == "tiny-student"
+    assert StudentModel.from_pretrained(tmp_path / "model").name == "tiny-student"
 
 
 def test_fingerprints_follow_weights_adapters_and_projection():
@@ -356,7 +381,7 @@ def test_solve_answers_each_question_as_alone():
 
 
 def test_solve_wants_a_list():
-    with pytest.raises(UserError, match="list of questions"):
+    with pytest.raises(UserError, match="must be a list"):
         tiny.student().solve("one question")
 
 
@@ -365,10 +390,10 @@ def test_a_question_beyond_the_context_gets_nothing_and_the_others_their_answers
     student = tiny.student(family)
     question = tiny.problems(1)[0].question_text
     long = " ".join(["7"] * 90)  # 180 tokens, the context is 160
-    (alone,) = write(student, [question], thinking=True, max_new_tokens=200)
-    nothing, row = write(student, [long, question], thinking=True, max_new_tokens=200)
+    (alone,) = answer_batch(student, [question], thinking=True, max_new_tokens=200)
+    nothing, row = answer_batch(student, [long, question], thinking=True, max_new_tokens=200)
     assert (nothing.tokens, nothing.num_passes, nothing.finished) == ((), 0, False)
     assert row.tokens == alone.tokens
-    assert [each.num_passes for each in write(student, [long], thinking=True, max_new_tokens=4)] == [0]
+    assert [each.num_passes for each in answer_batch(student, [long], thinking=True, max_new_tokens=4)] == [0]
     with pytest.raises(UserError, match=r"'7 7 7.*context of 160 tokens.*shorten"):
         student.solve([question, long])

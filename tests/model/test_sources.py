@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lrd_peft.errors import UserError
-from lrd_peft.model.facts import block_count, fingerprint_weights
-from lrd_peft.model.loading import load_config, load_lm
+from lrd_peft.model.fingerprints import fingerprint_weights
+from lrd_peft.model.inspection import block_count
+from lrd_peft.model.loading.lm import load_lm, load_model_config
+from lrd_peft.runtime.errors import UserError
 from tests.model.small_models import llama, save
 
 
@@ -30,21 +31,21 @@ def folder(tmp_path: Path) -> str:
     [
         ("smolm2", 'Did you mean "smollm2"'),
         ("tiny_teacher", 'Did you mean "tiny-teacher"'),
-        ("no-such-model", "one of tiny-teacher, tiny-student, smollm2"),
-        ("./no/such/folder", "no folder or .gguf file"),
-        ("/no/such/folder", "no folder or .gguf file"),
+        ("no-such-model", "one of tiny-teacher, tiny-student, tiny-latent-teacher, tiny-latent-student, smollm2"),
+        ("./no/such/folder", "there is no folder"),
+        ("/no/such/folder", "there is no folder"),
         (
             "somebody/some-model",
             r"not on this machine and HF_HUB_OFFLINE is set; name a local folder, or .* smollm2",
         ),
         ("gpt2", "not on this machine and HF_HUB_OFFLINE is set"),
         ("some--body/model", "valid hub id|HF_HUB_OFFLINE"),
-        ("", "is no known model"),
+        ("", "is not a known model"),
     ],
 )
 def test_an_unknown_name_is_an_error_at_once(name: str, message: str) -> None:
     start = time.monotonic()
-    for load in (load_lm, load_config):
+    for load in (load_lm, load_model_config):
         with pytest.raises(UserError, match=message):
             load(name)
     assert time.monotonic() - start < 5
@@ -52,8 +53,8 @@ def test_an_unknown_name_is_an_error_at_once(name: str, message: str) -> None:
 
 def test_a_hub_that_does_not_answer_is_an_error_in_seconds() -> None:
     code = (
-        "from lrd_peft.errors import UserError\n"
-        "from lrd_peft.model.sources import find_source\n"
+        "from lrd_peft.runtime.errors import UserError\n"
+        "from lrd_peft.model.loading.sources import find_source\n"
         "try: find_source('somebody/some-model')\n"
         "except UserError as error: print(error)\n"
     )
@@ -97,7 +98,7 @@ def test_pickled_weights_are_refused(folder: str) -> None:
     weights.unlink()
     with pytest.raises(UserError, match=r"pytorch_model\.bin, a pickle, .* convert it to safetensors"):
         load_lm(folder)
-    assert block_count(load_config(folder)) == 4, "the configuration alone is no danger"
+    assert block_count(load_model_config(folder)) == 4, "the configuration alone is no danger"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_code_beside_the_model_does_not_run_unasked(folder: str) -> None:
     config["auto_map"] = {"AutoConfig": "ours.OurConfig", "AutoModelForCausalLM": "ours.OurModel"}
     path.write_text(json.dumps(config))
     (Path(folder) / "ours.py").write_text("raise SystemExit('it ran')\n")
-    for load in (load_lm, load_config):
+    for load in (load_lm, load_model_config):
         with pytest.raises(UserError, match=r"Python code of its own .* set trust_remote_code"):
             load(folder)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lrd_peft.config import RunConfig
-from lrd_peft.evaluation.metrics import ProblemResult, summarise
-from lrd_peft.records import Costs, Record, pack_outcomes, write_record
+from lrd_peft.evaluation.metrics import ProblemResult, summarize
+from lrd_peft.evaluation.outcomes import pack_outcomes
+from lrd_peft.evaluation.records import Costs, Record, write_record
 
 DATASETS = ("gsm-mini", "math-mini", "aqua-mini")
 SUBJECTS = {"gsm-mini": ("boxes", "events"), "math-mini": ("algebra", "counting", "fractions"), "aqua-mini": ()}
@@ -25,8 +26,13 @@ METHODS: dict[str, tuple[float, tuple[float, int, int], bool]] = {
     "standard-distill": (0.60, (800, 424_008, 424_008), True),
     "distill-lora": (0.57, (650, 160_528, 424_008), True),
     "icot": (0.33, (690, 424_008, 424_008), False),
+    "coconut": (0.53, (1050, 424_008, 424_008), False),
+    "coconut-lora": (0.47, (1050, 160_528, 424_008), False),
+    "pause": (0.36, (480, 160_528, 424_008), False),
     "codi": (0.41, (1100, 160_528, 424_008), False),
+    "codi-full": (0.43, (1100, 424_008, 424_008), False),
     "pccot": (0.39, (1000, 160_528, 424_008), False),
+    "pccot-full": (0.40, (1000, 424_008, 424_008), False),
     "latent-full": (0.59, (560, 424_008, 424_008), False),
     "latent-lora": (0.66, (500, 160_528, 424_008), False),
 }
@@ -67,7 +73,7 @@ def entry(
     """Return what a record holds for one method on one data set."""
     rows = results(dataset, share, seed=seed, writes=writes, n=n)
     return {
-        "summary": summarise(rows).to_dict(),
+        "summary": summarize(rows).to_json(),
         "outcomes": pack_outcomes({row.problem_id: row.right for row in rows}),
         "total_parameters": parameters,
     }
@@ -100,7 +106,7 @@ def record(
         method=method,
         datasets=datasets,
         seed=seed,
-        config=RunConfig(seed=seed, **config).model_dump(mode="json"),
+        config=RunConfig.from_flat(seed=seed, **config).flat(),
         environment={"python": "3.11.7", "packages": {"torch": "2.13.0"}, "commit": "0" * 40, "num_cores": 2},
         metrics=metrics,
         costs=Costs(
@@ -173,6 +179,7 @@ def all_studies(folder: Path, *, seeds: int = 3) -> Path:
         *(record(seed=s, positions=p) for p in ("thoughts", "thoughts+answer", "all") for s in every),
     )
     (folder / "methods" / "similarity.json").write_text(json.dumps(similarity_row()), encoding="utf-8")
+    (folder / "methods" / "probe.json").write_text(json.dumps(probes()), encoding="utf-8")
     (folder / "methods" / "answers.json").write_text(json.dumps(answers()), encoding="utf-8")
     return folder
 
@@ -192,6 +199,23 @@ def similarity_row() -> dict[str, Any]:
         "cosine_untrained": [[None if value is None else value - 0.3 for value in line] for line in cosine],
         "num_positions": 1500,
     }
+
+
+def probes() -> dict[str, Any]:
+    """Return a probe.json, synthetic."""
+    layers, positions = list(range(5)), ["question", "thought 1", "thought 2", "answer"]
+    accuracy = [[0.2 + 0.1 * layer + 0.1 * place for place in range(4)] for layer in layers]
+    target = {
+        **{"name": "step 1", "num_classes": 12, "num_train": 180, "num_test": 60, "num_left_out": 7, "majority": 0.11},
+        "accuracy": accuracy,
+        "shuffled": [[0.08] * 4 for _ in layers],
+        "lens": [[None] * 4, *([0.05 * layer] * 4 for layer in layers[1:])],
+        "best": [4, 2],
+        "best_question": 4,
+        "gain_aside": 0.2,
+    }
+    found = {"model": "latent-lora", "dataset": "gsm-mini", "layers": layers, "positions": positions}
+    return {"source": "latent-lora", "found": [{**found, "targets": [target], "skipped": ["step 5: 3 test problems"]}]}
 
 
 def answers() -> dict[str, Any]:

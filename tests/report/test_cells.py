@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from lrd_peft.errors import UserError
-from lrd_peft.records import Record
-from lrd_peft.report.cells import against_ours, cells, sort_key
-from lrd_peft.report.check import study_facts
+from lrd_peft.evaluation.records import Record
+from lrd_peft.report.cells import against_ours, cells_of, sort_key
 from lrd_peft.report.figures.sweeps import alpha_sensitivity, crossed, sweep
-from lrd_peft.report.main_table import sweep_table
-from lrd_peft.report.results import read_results, read_study
+from lrd_peft.report.study_records import read_results, read_study_records
 from lrd_peft.report.style import method_style
+from lrd_peft.report.tables import sweep_table
+from lrd_peft.runtime.errors import UserError
 from tests.report import made
+from tools.record_numbers import study_facts
 
 
 def small(method: str = "latent-lora", **settings: Any) -> Record:
@@ -25,7 +25,7 @@ def small(method: str = "latent-lora", **settings: Any) -> Record:
 
 def test_seeds_come_together_and_a_run_of_its_own_counts_before_what_others_measured() -> None:
     records = [small(seed=0, beside={"base": 0.1, "teacher-cot": 0.5}), small(seed=1), small("base", seed=0, share=0.9)]
-    found = {cell.method: cell for cell in cells(records)}
+    found = {cell.method: cell for cell in cells_of(records)}
     assert list(found) == ["base", "teacher-cot", "latent-lora"]
     assert found["latent-lora"].num_seeds == 2
     own = records[2].metrics["gsm-mini"]["base"]["summary"]["num_right"]
@@ -33,31 +33,31 @@ def test_seeds_come_together_and_a_run_of_its_own_counts_before_what_others_meas
     assert found["teacher-cot"].costs == {}
     assert found["base"].training_seconds() is None
     # the other order gives the same
-    assert [cell.method for cell in cells(records[::-1])] == list(found)
-    assert [summary.num_right for summary in cells(records[::-1])[0].summaries.values()] == [own]
+    assert [cell.method for cell in cells_of(records[::-1])] == list(found)
+    assert [summary.num_right for summary in cells_of(records[::-1])[0].summaries.values()] == [own]
 
 
 def test_latent_lora_without_alignment_is_a_method_beside_it() -> None:
     records = [small(distill_alpha=0.5), small(distill_alpha=0.0)]
-    assert [cell.method for cell in cells(records)] == ["latent-lora-alpha0", "latent-lora"]
-    along = cells(records, by="distill_alpha", own=True)
+    assert [cell.method for cell in cells_of(records)] == ["latent-lora-alpha0", "latent-lora"]
+    along = cells_of(records, by="distill_alpha", own=True)
     assert [(cell.method, cell.value) for cell in along] == [("latent-lora", 0.0), ("latent-lora", 0.5)]
 
 
 def test_two_records_of_one_cell_are_refused_with_what_differs() -> None:
     with pytest.raises(UserError, match="differ in lora_r"):
-        cells([small(lora_r=4), small(lora_r=8)])
+        cells_of([small(lora_r=4), small(lora_r=8)])
 
 
 def test_seeds_with_other_numbers_of_problems_are_refused() -> None:
     records = [small(seed=0), made.record(seed=1, datasets=("gsm-mini",), n=21)]
     with pytest.raises(UserError, match="20 and 21 problems"):
-        _ = cells(records)[0].accuracy
+        _ = cells_of(records)[0].accuracy
 
 
 def test_the_teacher_is_one_cell_whatever_the_student() -> None:
     records = [small(student=student, beside={"teacher-cot": 0.5}) for student in ("teacher:4", "teacher:6")]
-    found = cells(records, by="student")
+    found = cells_of(records, by="student")
     assert [(cell.method, cell.value) for cell in found if cell.method == "teacher-cot"] == [("teacher-cot", None)]
     assert len([cell for cell in found if cell.method == "latent-lora"]) == 2
 
@@ -68,7 +68,7 @@ def test_values_of_a_field_have_an_order() -> None:
 
 
 def test_ours_is_tested_against_each_other_method() -> None:
-    tests = against_ours(cells([small(share=0.9), small("base", share=0.1)]))
+    tests = against_ours(cells_of([small(share=0.9), small("base", share=0.1)]))
     assert set(tests) == {("base", "gsm-mini")}
     assert tests["base", "gsm-mini"].difference > 0
 
@@ -100,10 +100,10 @@ def test_a_folder_of_studies_is_read_with_what_lies_beside_the_records(tmp_path:
 def test_a_study_of_several_fields_varies_along_their_combinations(tmp_path: Path) -> None:
     records = [small(distill_alpha=alpha, lora_r=rank) for rank in (8, 16) for alpha in (0.5, 0.1)]
     about = {"axes": [{"field": "method"}, {"field": "lora_r"}, {"field": "distill_alpha"}]}
-    study = read_study(made.save(tmp_path / "both", *records, about=about))
+    study = read_study_records(made.save(tmp_path / "both", *records, about=about))
     axis = study.axis
     assert isinstance(axis, tuple) and axis == ("lora_r", "distill_alpha")
-    found = cells(study.records, by=axis, own=True)
+    found = cells_of(study.records, by=axis, own=True)
     assert [cell.value for cell in found] == [(8, 0.1), (8, 0.5), (16, 0.1), (16, 0.5)]
     table = sweep_table(study.records, axis)
     assert table.header[0] == "LoRA rank r / distillation weight α"
@@ -117,10 +117,10 @@ def test_single_cells_beside_the_axes_are_values_of_their_own(tmp_path: Path) ->
     records = [small(distill_alpha=0.1), small(distill_alpha=0.5), small(distill_alpha=0.5, lora_r=4)]
     named = [{"distill_alpha": 0.1}, {"distill_alpha": 0.5}, {"lora_r": 4}]
     about = {"axes": [{"field": "distill_alpha"}], "cells": [{"cell": str(v), "values": v} for v in named]}
-    study = read_study(made.save(tmp_path / "also", *records, about=about))
+    study = read_study_records(made.save(tmp_path / "also", *records, about=about))
     assert study.axis == ("distill_alpha", "lora_r")
     rank = records[0].config["lora_r"]
-    assert [cell.value for cell in cells(study.records, by=study.axis, own=True)] == [
+    assert [cell.value for cell in cells_of(study.records, by=study.axis, own=True)] == [
         (0.1, rank),
         (0.5, 4),
         (0.5, rank),
@@ -135,8 +135,10 @@ def test_a_method_has_no_value_of_a_field_that_it_has_no_use_for(tmp_path: Path)
         for alpha, share in ((0, 0.3), (0.9, 0.6))
     ]
     records.append(small("distill-lora", num_student_problems=500, distill_alpha=0.5))
-    study = read_study(made.save(tmp_path / "few", *records, about={"axes": [{"field": field} for field in axis]}))
-    written = [cell.value for cell in cells(study.records, by=axis, own=True) if cell.method == "distill-lora"]
+    study = read_study_records(
+        made.save(tmp_path / "few", *records, about={"axes": [{"field": field} for field in axis]})
+    )
+    written = [cell.value for cell in cells_of(study.records, by=axis, own=True) if cell.method == "distill-lora"]
     assert written == [(500, None)]
     tests = study_facts(study)["against_first"]["gsm-mini"]
     # Each weight is tested against the first one with as many problems, not against the very first.
@@ -150,13 +152,13 @@ def test_a_method_has_no_value_of_a_field_that_it_has_no_use_for(tmp_path: Path)
     assert sorted(names) == sorted([f"{ours} 0", f"{ours} 0.9", "Distill + LoRA"])
     assert [text.get_text() for text in panel.get_xticklabels()] == ["100", "500"]
     colours = {line.get_color() for line in panel.lines if line.get_linestyle() != "None"}
-    assert {method_style(name).colour for name in ("latent-lora", "latent-lora-alpha0", "distill-lora")} <= colours
+    assert {method_style(name).color for name in ("latent-lora", "latent-lora-alpha0", "distill-lora")} <= colours
 
 
 def test_a_grid_with_a_method_that_has_no_use_for_a_field_has_it_once(tmp_path: Path) -> None:
     records = [small(method, distill_alpha=alpha) for method in ("distill-lora", "latent-lora") for alpha in (0, 0.9)]
     about = {"axes": [{"field": "distill_alpha"}, {"field": "method"}]}
-    study = read_study(made.save(tmp_path / "alpha", *records, about=about))
+    study = read_study_records(made.save(tmp_path / "alpha", *records, about=about))
     assert study.axis == "distill_alpha"
     shown = [row[:2] for row in sweep_table(study.records, study.axis).rows]
     assert shown == [
@@ -165,23 +167,23 @@ def test_a_grid_with_a_method_that_has_no_use_for_a_field_has_it_once(tmp_path: 
         ("0.9", "Latent + LoRA (ours)"),
     ]
     assert len(alpha_sensitivity(study.records).axes[0].containers) == 1
-    with pytest.raises(UserError, match="they differ in distill_alpha, learning_rate"):
-        cells([small("distill-lora", distill_alpha=0), small("distill-lora", distill_alpha=0.9, learning_rate=1.0)])
+    with pytest.raises(UserError, match="they differ in learning_rate, distill_alpha"):
+        cells_of([small("distill-lora", distill_alpha=0), small("distill-lora", distill_alpha=0.9, learning_rate=1.0)])
 
 
 def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder of results"):
+    with pytest.raises(UserError, match="`lrd report runs/demo`"):
         read_results(tmp_path / "none")
     with pytest.raises(UserError, match="no record in"):
         read_results(tmp_path)
     with pytest.raises(UserError, match="no record in"):
-        read_study(tmp_path)
+        read_study_records(tmp_path)
     made.save(tmp_path / "methods", small())
     (tmp_path / "methods" / "answers.json").write_text('{"source": "", "problems": [{"dataset": "x"}]}')
-    with pytest.raises(UserError, match=r"student_answer.*make them again with `lrd inspect`"):
+    with pytest.raises(UserError, match=r"answers\.json: problems.0.question: is missing.*remove it or write it again"):
         read_results(tmp_path)
     (tmp_path / "methods" / "answers.json").write_text("[]")
-    with pytest.raises(UserError, match="holds list, not dict"):
+    with pytest.raises(UserError, match=r"should be an object, not \[\]"):
         read_results(tmp_path)
     (tmp_path / "methods" / "answers.json").write_text("[")
     with pytest.raises(UserError, match="damaged"):
@@ -195,8 +197,8 @@ def test_damaged_and_missing_results_are_said(tmp_path: Path) -> None:
 def test_a_record_from_before_a_field_has_the_value_that_did_the_same(tmp_path: Path) -> None:
     older, newer = small(seed=0), small(seed=1)
     del older.config["align_to"]
-    assert read_study(made.save(tmp_path / "same", older, newer)).axis is None
+    assert read_study_records(made.save(tmp_path / "same", older, newer)).axis is None
     records = (small(align_to="steps"), older)
-    study = read_study(made.save(tmp_path / "alignment", *records))
+    study = read_study_records(made.save(tmp_path / "alignment", *records))
     assert study.axis == "align_to"
-    assert sorted(cell.value for cell in cells(study.records, by="align_to", own=True)) == ["steps", "thoughts"]
+    assert sorted(cell.value for cell in cells_of(study.records, by="align_to", own=True)) == ["steps", "thoughts"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.report.estimates import mean_estimate, paired_test, share_estimate
+from lrd_peft.runtime.errors import UserError
 
 A_IS_BETTER = {"p1": True, "p2": True, "p3": True, "p4": False}
 B_IS_WORSE = {"p1": False, "p2": False, "p3": True, "p4": False}

@@ -11,12 +11,24 @@ from pathlib import Path
 import pytest
 
 from lrd_peft.config import parse_request
-from lrd_peft.records import read_record
+from lrd_peft.evaluation.records import read_record
 from lrd_peft.report.estimates import Estimate, PairedTest
-from lrd_peft.report.main_table import Table, main_table, p_values, run_table, sweep_table, value_label, with_interval
+from lrd_peft.report.provenance import commands, environment_lines, run_command
 from lrd_peft.report.reference import LABEL
-from lrd_peft.report.results import Study
-from lrd_peft.report.summary import commands, cost_table, environment_lines, run_command, verdict
+from lrd_peft.report.run_summary import grading_notes, render, render_dataset, run_verdict
+from lrd_peft.report.study_records import StudyRecords
+from lrd_peft.report.tables import (
+    Table,
+    cost_table,
+    detail_table,
+    main_table,
+    p_values,
+    run_table,
+    sweep_table,
+    value_label,
+    with_interval,
+)
+from lrd_peft.report.verdict import headline, verdict
 from tests.report import made
 
 ODD = Table(("a|b", "α_1"), (("50% & <1", "{x}"),))
@@ -45,16 +57,23 @@ def test_numbers_with_their_uncertainty() -> None:
 
 
 def test_the_main_table_of_the_demo(root: Path) -> None:
-    record = read_record(root / "results" / "demo.json")
+    record = read_record(root / "results" / "tiny.json")
     table = main_table([record])
     rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert list(rows) == ["Base", "Teacher, CoT", "Teacher, latent", "Latent + LoRA (ours)"]
     share = record.metrics["gsm-mini"]["base"]["summary"]["accuracy"]
     assert rows["Base"]["gsm-mini"].startswith(f"{share:.1%} [")
+    assert [rows[name]["type"] for name in rows] == ["text", "text", "latent", "latent"]
+    best = max(row["gsm-mini"] for row in rows.values())
+    assert table.rows[next(r for r, c in table.best if c == 2)][2] == best
+    assert f"| **{best}** |" in table.markdown() and f"\\textbf{{{best.replace('%', chr(92) + '%')}}}" in table.latex()
+    assert best in table.csv() and "**" not in table.csv()
+    details = detail_table([record])
+    rows = {row[0]: dict(zip(details.header, row, strict=True)) for row in details.rows}
     assert rows["Base"]["p, gsm-mini"] == "<0.0001"
     assert rows["Latent + LoRA (ours)"]["trained"] == f"{record.costs.trainable_parameters:,}"
     assert rows["Base"]["trained"] == ""
-    assert "300 held-out problems" in table.note
+    assert "2000 held-out problems" in table.note
 
 
 def test_claims_stand_in_the_table_only_when_asked_for() -> None:
@@ -84,7 +103,7 @@ def test_the_verdict_says_above_only_where_both_tests_do() -> None:
     ours = [made.record(seed=s) for s in range(3)]
     entries = [{name: {"teacher-cot": part["latent-lora"]} for name, part in each.metrics.items()} for each in ours]
     same = [*ours, *(replace(each, method="teacher-cot", metrics=m) for each, m in zip(ours, entries, strict=True))]
-    assert "not told apart from Teacher, CoT (" in verdict(same)[0]
+    assert "not significantly different from Teacher, CoT (" in verdict(same)[0]
     worse = [made.record(share=0.05), made.record("base", share=0.8)]
     assert "below Base (" in verdict(worse)[0]
     assert verdict([made.record("base")]) == []
@@ -105,16 +124,58 @@ def test_environments_that_differ_all_stand_there(root: Path) -> None:
 
 
 def test_the_command_of_a_run_gives_its_configuration_again(root: Path) -> None:
-    config = read_record(root / "results" / "demo.json").config
+    config = read_record(root / "results" / "tiny.json").config
     command = shlex.split(run_command(config))
     assert command[:2] == ["lrd", "run"]
-    again = parse_request(command[2:], prog="lrd run", description="").config.model_dump(mode="json")
+    again = parse_request(command[2:], prog="lrd run", description="").config.flat()
     assert {name: again[name] for name in config} == config
 
 
 def test_a_study_says_its_own_command() -> None:
     record = made.record()
-    assert commands(Study("rank", "Rank", (record, record))) == ["lrd study rank"]
-    assert commands(Study("rank-quick", "Rank", (record, record))) == ["lrd study rank --quick"]
-    assert commands(Study("rank", "Rank", (record,), command="make it")) == ["make it"]
-    assert commands(Study("demo", "Demo", (record,))) == [run_command(record.config)]
+    assert commands(StudyRecords("rank", "Rank", (record, record))) == ["lrd study rank"]
+    assert commands(StudyRecords("rank-quick", "Rank", (record, record))) == ["lrd study rank --quick"]
+    assert commands(StudyRecords("rank", "Rank", (record,), command="make it")) == ["make it"]
+    assert commands(StudyRecords("demo", "Demo", (record,))) == [run_command(record.config)]
+
+
+def test_the_headline_compares_with_the_most_similar_text_method() -> None:
+    records = [made.record(share=0.3), made.record("distill-lora", share=0.6), made.record("teacher-cot", share=0.9)]
+    sentence = headline(records)
+    assert sentence.startswith("Latent + LoRA (ours) needs 6.0 model passes per problem, Distill + LoRA 24.0;")
+    ours, other = (each.metrics["gsm-mini"][each.method]["summary"]["accuracy"] for each in records[:2])
+    assert f"\u2212{100 * (other - ours):.1f} points on gsm-mini" in sentence
+    assert headline([made.record()]) == ""
+
+
+def test_timeouts_and_two_versions_of_the_rules_are_said_and_nothing_else_is() -> None:
+    record = made.record(beside={"base": 0.5})
+    assert grading_notes([record]) == []
+    assert "Note" not in main_table([record]).note
+    metrics = {name: {m: dict(entry) for m, entry in entries.items()} for name, entries in record.metrics.items()}
+    summary = metrics["gsm-mini"]["base"]["summary"]
+    metrics["gsm-mini"]["base"]["summary"] = {**summary, "num_timeouts": 3}
+    late = replace(record, metrics=metrics, answers_version=record.answers_version + 1)
+    assert "3 comparisons of answers reached the limit" in render(late)
+    note = main_table([record, replace(late, seed=1)]).note
+    assert "3 comparisons" in note and "graded by versions 1 and 2" in note
+
+
+def test_what_a_run_prints_fits_a_terminal_and_says_what_the_methods_are() -> None:
+    record = made.record(beside={"base": 0.5, "teacher-cot": 0.9}, n=120)
+    text = render(record)
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.count("student, LoRA, thoughts") == text.count("teacher, written steps") == 1
+    first = render_dataset(record, record.datasets[0])
+    assert text.startswith(first) and first.startswith(f"{record.datasets[0]} (n = 120 held-out problems")
+    assert first.count("(McNemar, exact)") == 2
+
+
+@pytest.mark.parametrize(
+    ("base", "words"), [(0.1, "above base"), (0.99, "below base"), (0.6, "not distinguishable from")]
+)
+def test_the_verdict_names_only_differences_that_the_paired_test_shows(base: float, words: str) -> None:
+    record = made.record(beside={"base": base}, n=120, share=0.6)
+    sentence = " ".join(run_verdict(record, record.datasets[0]).split())
+    assert words in sentence and sentence.startswith(f"{record.datasets[0]}: {record.method} answers ")
+    assert run_verdict(made.record(), record.datasets[0]) == ""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
 from lrd_peft.store import Store, StoreWriter
-from lrd_peft.store.format import seal, unseal
 from tests.store import made
 from tests.store.killed_writer import SPEC as KILLED_SPEC
 
@@ -208,40 +205,3 @@ def test_verify_names_each_damage(tmp_path: Path) -> None:
     assert "is damaged: checksum" in found[1]
     assert "torn line" in found[2]
     assert torch.equal(store.states(3), made.states(3))  # the rest can still be read
-
-
-def as_version_1(folder: Path) -> None:
-    """What the first format held: SHA-256 under that name, in the manifest and the journal."""
-
-    def older(body: dict[str, Any]) -> dict[str, Any]:
-        if "shards" in body:
-            body["shards"] = [older(shard) for shard in body["shards"]]
-        if "version" in body:
-            return {**body, "version": 1}
-        for name, suffix in (("sha256", ".safetensors"), ("rows_sha256", ".jsonl")):
-            path = (folder / body["shard"]).with_suffix(suffix)
-            body[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            del body[name.replace("sha256", "checksum")]
-        return body
-
-    for path in (folder / "manifest.json", folder / "journal.jsonl"):
-        bodies = [unseal(line) for line in path.read_bytes().splitlines()]
-        path.write_text("".join(seal(older(body)) + "\n" for body in bodies if body is not None))
-
-
-def test_a_store_of_the_first_format_is_read_checked_and_mended(tmp_path: Path) -> None:
-    folder = made.make(tmp_path)
-    as_version_1(folder)
-    store = Store.open(folder)
-    assert store.verify() == []
-    assert torch.equal(store.states(4), made.states(4))
-    data = bytearray(made.shard(folder, 2).read_bytes())
-    data[-1] ^= 1
-    made.shard(folder, 2).write_bytes(data)
-    (damage,) = Store.open(folder).verify()
-    assert damage.startswith("problems 4..5: shard-000000004.safetensors is damaged: checksum ")
-    with StoreWriter.open(folder, made.SPEC) as writer:
-        assert (writer.done, writer.missing) == (9, [(4, 6)])
-        made.fill(writer)
-        writer.finish()
-    assert Store.open(folder).verify() == []

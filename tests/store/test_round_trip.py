@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lrd_peft.errors import UserError
+from lrd_peft.config.choices import Positions
+from lrd_peft.runtime.errors import UserError
 from lrd_peft.store import Store, StoreSpec, StoreWriter, estimate_bytes, require_space
 from tests.store import made
 
@@ -64,7 +65,7 @@ def test_shards_are_plain_safetensors(tmp_path: Path) -> None:
     assert torch.equal(tensors["states"][6:].view(2, 3, 8), made.states(1))
 
 
-def hand_worked(folder: Path, *, positions: str, num_positions: int) -> Store:
+def hand_worked(folder: Path, *, positions: Positions, num_positions: int) -> Store:
     """Two problems of 2 layers and 2 hidden units, in two shards."""
     spec = StoreSpec(
         fingerprints={},

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lrd_peft import checkpoints
+from lrd_peft.training import checkpoints
 from tests.training.resumed import make_trainer
 
 

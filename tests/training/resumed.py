@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lrd_peft.trainer import LRDPEFTTrainer
+from lrd_peft.training.trainer import LRDPEFTTrainer
 from tests import tiny
 from tests.training.small import student, trainer
 
@@ -30,7 +30,7 @@ def make_trainer(folder: Path, **changes: Any) -> LRDPEFTTrainer:
         alpha_schedule="falling",
         projector_init="least-squares",
         thoughts_from="annealed",
-        curriculum=0.6,
+        student_curriculum=0.6,
         step_loss_weight=0.3,
         arguments={**ARGUMENTS, **changes},
     )

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import collate
 from lrd_peft.data.problem import Problem
 from lrd_peft.lora import create_lora_model
-from lrd_peft.model.models import StudentModel, TeacherModel
-from lrd_peft.phases.extract import write_states
-from lrd_peft.progress import Progress
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.pipeline.extract import write_states
+from lrd_peft.runtime.progress import Progress
 from lrd_peft.store import Store, StoreSpec, StoreWriter
-from lrd_peft.trainer import LRDPEFTTrainer
-from lrd_peft.training import trainable_state
+from lrd_peft.training.curriculum import items, row_at
+from lrd_peft.training.overrides import trainable_state
+from lrd_peft.training.trainer import LRDPEFTTrainer
 from tests import tiny
 
 LAYERS = (1, 2, 3)
@@ -37,7 +38,6 @@ def trainer(folder: Path, *, arguments: dict[str, Any] | None = None, **changes:
     chosen.setdefault("train_dataset", tiny.problems(8))
     if "student_model" not in chosen:
         chosen["student_model"] = student()
-    torch.manual_seed(12)  # projectors are made here
     return LRDPEFTTrainer(args=tiny.arguments(folder, **(arguments or {})), **chosen)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.problem import Problem
-from lrd_peft.errors import UserError
-from lrd_peft.evaluation.metrics import summarise
+from lrd_peft.evaluation.metrics import summarize
 from lrd_peft.evaluation.score import score
+from lrd_peft.runtime.errors import UserError
 from lrd_peft.store import StoreSpec, StoreWriter
+from lrd_peft.training.curriculum import items, row_at
 from tests import tiny
 from tests.training.small import LAYERS, make_store, trainer, weights
 
@@ -57,13 +57,13 @@ def test_a_store_of_one_problem_distils(tmp_path: Path) -> None:
 
 def test_one_problem_is_evaluated() -> None:
     [result] = score(tiny.student(), [NO_STEPS], thinking=True, batch_size=8, max_new_tokens=3)
-    assert summarise([result]).n == 1 and result.num_steps == 0
+    assert summarize([result]).n == 1 and result.num_steps == 0
 
 
 def test_no_problem_is_no_result() -> None:
     assert score(tiny.student(), [], thinking=True, batch_size=8, max_new_tokens=3) == []
-    with pytest.raises(UserError, match="no results to summarise"):
-        summarise([])
+    with pytest.raises(UserError, match="no results to summarize"):
+        summarize([])
 
 
 def test_a_constant_layer_of_the_teacher_is_not_divided_by_nothing(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_broken_online_teacher_stops_the_training(tmp_path: Path) -> None:
             if "mlp" in name:
                 parameter.fill_(float("inf"))
     run = trainer(tmp_path, teacher_model=teacher)
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 1"):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at update 1"):
         run.train()
 
 

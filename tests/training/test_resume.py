@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from lrd_peft.checkpoints import last_checkpoint, mark_complete
-from lrd_peft.checksums import checksums, write_sealed
-from lrd_peft.errors import UserError
-from lrd_peft.interrupt import Stopped, heard
+from lrd_peft.runtime.checksums import checksums
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.runtime.interrupt import Stopped, heard
+from lrd_peft.runtime.json_files import write_sealed
+from lrd_peft.training.checkpoints import last_checkpoint, mark_complete
 from tests.training.resumed import make_trainer
 from tests.training.small import weights
 
@@ -86,12 +87,13 @@ def test_one_checkpoint_is_kept_with_all_that_is_trained(tmp_path: Path):
 def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path):
     make_trainer(tmp_path, num_train_epochs=1).train()
     other = make_trainer(tmp_path)
+    other.prepare()
     del other.student.projectors["2"]
     with pytest.raises(UserError, match=r"made by another training"):
         other.train(resume_from_checkpoint=last_checkpoint(tmp_path))
 
 
-def test_half_written_checkpoints_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_half_written_checkpoints_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert last_checkpoint(tmp_path / "nowhere") is None
     for step in (2, 4, 10, 11):
         folder = tmp_path / f"checkpoint-{step}"
@@ -104,7 +106,7 @@ def test_half_written_checkpoints_do_not_count(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "checkpoint-notes").mkdir()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-12").exists() and (tmp_path / "checkpoint-notes").exists()
-    first, second = capsys.readouterr().err.splitlines()
+    first, second = caplog.messages
     assert "checkpoint-12 does not count and is removed: it was not finished" in first
     assert "checkpoint-11 does not count and is removed: model.safetensors is damaged: checksum" in second
 
@@ -173,7 +175,7 @@ def test_a_pickle_in_a_checkpoint_is_not_opened(name: str, plain: bool, tmp_path
         torch.save({"state": bad}, checkpoint / name)
     (checkpoint / "complete.json").unlink()
     mark_complete(checkpoint, step=2)  # whoever plants a pickle can make its checksum, too
-    with pytest.raises(UserError, match=r"holds more than tensors and numbers.*delete that folder"):
+    with pytest.raises(UserError, match=r"holds pickled objects other than tensors and numbers.*delete that folder"):
         make_trainer(tmp_path).train(resume_from_checkpoint=last_checkpoint(tmp_path))
     assert not (tmp_path / "canary").exists()
     pickle.loads(pickle.dumps(bad))
@@ -206,12 +208,12 @@ class Break(TrainerCallback):
 @pytest.mark.parametrize(
     ("step", "gradient", "save_steps", "message", "good"),
     [
-        (5, False, 2, "the loss is (nan|inf) at step 5", 4),
-        (1, False, 2, "the loss is (nan|inf) at step 1", None),
+        (5, False, 2, "the loss is (nan|inf) at update 5", 4),
+        (1, False, 2, "the loss is (nan|inf) at update 1", None),
         # the loss was still finite; the weights after the step are not
-        (4, True, 2, "holds NaN or Inf after step 4", 2),
-        (5, True, 2, "the loss is (nan|inf) at step 6", 4),
-        (10, True, 4, "holds NaN or Inf after step 10", 8),
+        (4, True, 2, "holds NaN or Inf after update 4", 2),
+        (5, True, 2, "the loss is (nan|inf) at update 6", 4),
+        (10, True, 4, "holds NaN or Inf after update 10", 8),
     ],
 )
 def test_nan_stops_and_keeps_the_last_good_checkpoint(

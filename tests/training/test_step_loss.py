@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from lrd_peft.curriculum import StageCollator, items
-from lrd_peft.errors import UserError
-from lrd_peft.model.models import TeacherModel
-from lrd_peft.training import ThinkingTrainer
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.training.curriculum import StageCollator, items
+from lrd_peft.training.objectives import TaskObjective
+from lrd_peft.training.thinking_trainer import ThinkingTrainer
 from tests import tiny
 from tests.training.small import assert_close, assert_same_runs, make_store, moved, student, trainer, weights
 from tests.training.test_numbers import MANY_STEPS, NO_STEPS
@@ -29,10 +30,10 @@ def of_teacher(folder: Path, model: TeacherModel, *, weight: float, **changes: A
     options = {"stage": 1, "max_stage": 2, "thoughts_per_step": 2, **changes.pop("collator", {})}
     return ThinkingTrainer(
         model,
+        objective=TaskObjective(step_loss_weight=weight),
         items=items(model.encoder.encode_many(DATA)),
         collator=StageCollator(model, **options),
         args=tiny.arguments(folder, **changes),
-        step_loss_weight=weight,
     )
 
 
@@ -53,6 +54,7 @@ def test_accumulated_batches_of_a_student_equal_one_large_batch(online: bool, tm
             arguments=accumulated(parts),
             **source,
         )
+        run.prepare()
         before = weights(own)
         run.train()
         assert moved(before, weights(own))
@@ -98,7 +100,7 @@ def test_the_first_step_loss_is_the_mean_over_all_tokens_of_the_steps(tmp_path: 
         arguments={"per_device_train_batch_size": 8, **SGD},
     )
     rows = items(own.encoder.encode_many(tiny.problems(8)))
-    batch = run._collator(rows)
+    batch = run.collator(rows)
     num_tokens = sum(len(step) for row in rows for step in row.encoded.steps)
     with torch.no_grad():
         expected = own(**batch).step_loss_sum.item() / num_tokens
@@ -117,13 +119,14 @@ def test_a_student_learns_to_write_its_steps_from_its_thoughts(source: str, tmp_
         student_model=own,
         train_dataset=data,
         step_loss_weight=1.0,
-        arguments={"num_train_epochs": 20, "learning_rate": 3e-2},
+        arguments={"num_train_epochs": 30, "learning_rate": 1e-2},
         **options,
     )
+    run.prepare()
     before = weights(own)
     run.train()
     curve = run.curve()
-    assert curve[-1]["step_loss"] < 0.95 * curve[0]["step_loss"]
+    assert curve[-1]["step_loss"] < 0.85 * curve[0]["step_loss"]
     # Nothing is added to what is trained, and so to what is saved.
     assert weights(own).keys() == before.keys()
 
@@ -133,6 +136,7 @@ def test_a_student_trains_from_its_teachers_thoughts(thoughts_from: str, tmp_pat
     own = student()
     teacher = tiny.teacher(**WIDER)
     run = trainer(tmp_path, student_model=own, teacher_model=teacher, thoughts_from=thoughts_from, step_loss_weight=1.0)
+    run.prepare()
     before = weights(own)
     run.train()
     assert "thought_adapter.weight" in moved(before, weights(own))
@@ -143,7 +147,7 @@ def test_without_weight_no_steps_reach_the_model_and_nothing_changes(tmp_path: P
     for options in ({}, {"step_loss_weight": 0.0, "thoughts_per_step": 2}):
         own = student()
         run = trainer(tmp_path, student_model=own, teacher_model=tiny.teacher(**WIDER), **options)
-        batch = run._collator(run.train_dataset.items[:2])  # pyright: ignore
+        batch = run.collator(run.items[:2])
         assert not any(name.startswith("step_") for name in batch)
         run.train()
         after.append((weights(own), run.curve()))
@@ -175,7 +179,7 @@ def test_the_evaluation_loss_is_the_tasks(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_loss_weight": -0.1}, r"step_loss_weight is -0\.1; it must be 0 .* or above"),
+        ({"step_loss_weight": -0.1}, r"step_loss_weight is -0\.1; it must be a number at least 0"),
         ({"step_loss_weight": float("nan")}, "step_loss_weight is nan"),
         ({"step_loss_weight": 1.0, "thoughts_per_step": 3}, "thoughts_per_step is 3, but the student thinks 2"),
         ({"step_loss_weight": 1.0, "thoughts_per_step": 0}, "thoughts_per_step is 0"),
@@ -190,5 +194,5 @@ def test_values_that_cannot_be(changes: dict[str, Any], message: str, tmp_path: 
 def test_steps_longer_than_the_context_are_refused_before_the_training(tmp_path: Path):
     long = type(MANY_STEPS)(id="c", question="How many?", steps=MANY_STEPS.steps * 5, answer="9")
     trainer(tmp_path, distill_alpha=0.0, train_dataset=[long])
-    with pytest.raises(UserError, match=r"1 of 1 problems .* or steps that a thought must write.*context of 160"):
+    with pytest.raises(UserError, match=r"1 of 1 problems .* or the steps that a thought must write.*context of 160"):
         trainer(tmp_path, distill_alpha=0.0, train_dataset=[long], step_loss_weight=1.0)

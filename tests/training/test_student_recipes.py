@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from lrd_peft.curriculum import items, row_at
 from lrd_peft.data.collate import collate
 from lrd_peft.data.problem import Problem
-from lrd_peft.errors import UserError
-from lrd_peft.pairing import last_stage
-from lrd_peft.projectors import LinearFit, spread
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.training.curriculum import items, last_stage, row_at
+from lrd_peft.training.projector_fit import LinearFit, spread
 from tests import tiny
 from tests.training.small import (
     LAYERS,
@@ -32,7 +31,7 @@ from tests.training.small import (
 SGD = {"optim": "sgd", "learning_rate": 0.1}
 WIDER: dict[str, Any] = {"width": 32, "seed": 4}
 # 8 problems in batches of 4 for 3 epochs: stages 0, 0, 1, 1, 2, 2 of a student with two thoughts.
-RISING: dict[str, Any] = {"curriculum": 2 / 3, "arguments": {"num_train_epochs": 3, **SGD}}
+RISING: dict[str, Any] = {"student_curriculum": 2 / 3, "arguments": {"num_train_epochs": 3, **SGD}}
 
 
 def stages_seen(run: Any, **options: Any) -> list[int]:
@@ -58,7 +57,7 @@ def test_thoughts_take_the_place_of_steps_one_by_one(tmp_path: Path):
 
 
 def test_the_stages_follow_the_epochs_that_train_is_told(tmp_path: Path):
-    run = trainer(tmp_path, distill_alpha=0.0, curriculum=0.5, arguments=SGD)
+    run = trainer(tmp_path, distill_alpha=0.0, student_curriculum=0.5, arguments=SGD)
     assert stages_seen(run, epochs=4) == [0, 0, 1, 1, 2, 2, 2, 2]
 
 
@@ -95,7 +94,7 @@ def test_a_stage_is_aligned_to_the_teachers_first_thoughts_and_the_answer_positi
         train_dataset=data,
         distill_alpha=1.0,
         normalize="none",
-        curriculum=0.5,
+        student_curriculum=0.5,
         arguments={"num_train_epochs": 4, "optim": "sgd", "learning_rate": 0.0},
     )
     run.train()
@@ -125,7 +124,7 @@ def test_in_a_curriculum_accumulated_batches_equal_one_large_batch(align_to: str
             train_dataset=data,
             align_to=align_to,
             step_loss_weight=0.5,
-            curriculum=0.7,
+            student_curriculum=0.7,
             arguments={
                 "per_device_train_batch_size": 8 // parts,
                 "gradient_accumulation_steps": parts,
@@ -139,7 +138,7 @@ def test_in_a_curriculum_accumulated_batches_equal_one_large_batch(align_to: str
 
 
 def test_the_optimizer_forgets_at_each_stage(tmp_path: Path):
-    run = trainer(tmp_path, distill_alpha=0.0, curriculum=2 / 3, arguments={"num_train_epochs": 3})
+    run = trainer(tmp_path, distill_alpha=0.0, student_curriculum=2 / 3, arguments={"num_train_epochs": 3})
     ages: list[float] = []
     run.compute_loss = _noting_ages(run, ages)
     run.train()
@@ -165,7 +164,7 @@ def test_validation_problems_are_answered_in_thoughts_throughout(tmp_path: Path)
             tmp_path,
             distill_alpha=0.0,
             eval_dataset=tiny.problems(4, seed=1),
-            curriculum=curriculum,
+            student_curriculum=curriculum,
             arguments=frozen,
         )
         run.train()
@@ -176,8 +175,8 @@ def test_validation_problems_are_answered_in_thoughts_throughout(tmp_path: Path)
 def test_steps_that_are_written_at_first_must_fit_into_the_context(tmp_path: Path):
     long = Problem("a", "q " * 60, tuple(f"{i} + 1 = {i + 1}" for i in range(20)), "21")
     trainer(tmp_path, distill_alpha=0.0, train_dataset=[long])
-    with pytest.raises(UserError, match=r"1 of 1 problems .* or steps that are written until then, are longer"):
-        trainer(tmp_path, distill_alpha=0.0, train_dataset=[long], curriculum=0.5)
+    with pytest.raises(UserError, match=r"1 of 1 problems .* or the steps that earlier stages still write, exceed"):
+        trainer(tmp_path, distill_alpha=0.0, train_dataset=[long], student_curriculum=0.5)
 
 
 # The course of alpha
@@ -235,7 +234,7 @@ def test_a_fit_without_rows_leaves_the_map_as_it_was():
 
 def test_projectors_of_other_layers_are_left_alone(tmp_path: Path):
     own = student()
-    trainer(tmp_path, student_model=own, teacher_model=tiny.teacher(**WIDER))
+    trainer(tmp_path, student_model=own, teacher_model=tiny.teacher(**WIDER)).prepare()
     before = weights(own)
     fitted = trainer(
         tmp_path,
@@ -244,6 +243,7 @@ def test_projectors_of_other_layers_are_left_alone(tmp_path: Path):
         distill_layers=LAYERS[1:],
         projector_init="least-squares",
     )
+    fitted.prepare()
     names = {name.split(".")[1] for name in moved(before, weights(fitted.student))}
     assert names == {str(layer) for layer in LAYERS[1:]}
 
@@ -275,6 +275,7 @@ def test_fitted_projectors_begin_where_no_other_map_is_nearer(source: str, posit
             distill_alpha=1.0,
             **made,
         )
+        run.prepare()
         assert not moved(before, {name: value for name, value in weights(own).items() if name in before})
         own.eval()
         batch: Any = last_stage(own)(items(own.encoder.encode_many(data)))
@@ -327,10 +328,16 @@ def test_some_of_a_stores_problems_are_as_a_store_of_them(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"curriculum": 1.0}, r"curriculum is 1\.0; it must lie in \[0, 1\)"),
-        ({"curriculum": float("nan")}, "curriculum is nan"),
-        ({"curriculum": 0.5, "positions": "all"}, "a curriculum writes steps"),
-        ({"alpha_schedule": "fallign"}, 'alpha_schedule is "fallign"; it must be one of .* "falling"'),
+        ({"student_curriculum": 1.0}, r"student_curriculum is 1\.0; it must be .* at least 0 and below 1"),
+        ({"student_curriculum": float("nan")}, "curriculum is nan"),
+        (
+            {"student_curriculum": 0.5, "positions": "all"},
+            "steps that the student still writes have no",
+        ),
+        (
+            {"alpha_schedule": "fallign"},
+            r'alpha_schedule is "fallign"; it must be one of constant, falling, rising\. Did you mean "falling"\?',
+        ),
         ({"projector_init": "lstsq"}, 'projector_init is "lstsq"; it must be one of random, least-squares'),
         ({"train_indices": []}, "train_indices is empty"),
         ({"train_indices": [0, 8]}, "train_indices has 8, but train_dataset has 8 problems"),
@@ -339,3 +346,10 @@ def test_some_of_a_stores_problems_are_as_a_store_of_them(tmp_path: Path):
 def test_values_that_cannot_be(options: dict[str, Any], message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, teacher_model=tiny.teacher(**WIDER), **options)
+
+
+def test_student_layers_must_pair_with_the_layers_of_a_store(tmp_path: Path):
+    """By default the layers are those of the store where it lacks the usual ones: fewer than the student's here."""
+    store = make_store(tiny.teacher(blocks=5), tiny.problems(8), tmp_path / "store", layers=(1, 2))
+    with pytest.raises(UserError, match="student_layers names 5 layers and distill_layers 2"):
+        trainer(tmp_path, store=store, distill_layers=None, student_layers=(1, 1, 2, 2, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_peft.sampling import LengthBucketSampler, StepSampler
+from lrd_peft.training.sampling import LengthBucketSampler, UpdateSampler
 
 
 def order(lengths: list[int], *, batch_size: int, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -62,7 +62,7 @@ def test_batches_of_an_epoch_are_cut_anew_in_the_next():
 
 def test_each_problem_knows_its_optimizer_step_in_every_epoch():
     bucket = LengthBucketSampler(list(range(10)), batch_size=4, seed=0)
-    sampler = StepSampler(bucket, problems_per_step=4)
+    sampler = UpdateSampler(bucket, problems_per_update=4)
     for epoch, steps in ((0, [0] * 4 + [1] * 4 + [2] * 2), (2, [6] * 4 + [7] * 4 + [8] * 2)):
         sampler.set_epoch(epoch)
         assert list(sampler) == list(zip(order(list(range(10)), batch_size=4, epoch=epoch), steps, strict=True))

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrd_peft.curriculum import items, thinking_rows
 from lrd_peft.data.collate import collate
 from lrd_peft.data.problem import Problem
-from lrd_peft.errors import UserError
-from lrd_peft.model.models import StudentModel, TeacherModel
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.runtime.errors import UserError
 from lrd_peft.store import Store, StoreWriter
-from lrd_peft.trainer import LRDPEFTTrainer
+from lrd_peft.training.curriculum import items, thinking_rows
+from lrd_peft.training.objectives import LatentObjective
+from lrd_peft.training.trainer import LRDPEFTTrainer
 from tests import tiny
 from tests.training.small import LAYERS, assert_close, make_store, make_written_store, student, trainer, weights
 
@@ -129,7 +131,7 @@ def test_filler_has_no_influence(each: int, asked: str, tmp_path: Path) -> None:
 
 
 def test_the_loss_is_the_mean_over_the_ends_of_steps_and_the_answer(tmp_path: Path) -> None:
-    """The formula of docs/method.md, problem by problem, without the trainer's batches and masks."""
+    """The formula of docs/methods.md, problem by problem, without the trainer's batches and masks."""
     data, teacher = MIXED[:8], tiny.teacher(seed=4)
     store = make_written_store(teacher, data, tmp_path / "store", num_thoughts=4, thoughts_per_step=2)
     own = student(num_thoughts=4)
@@ -176,8 +178,10 @@ def test_slots_alone_are_scaled_by_their_own_variance(tmp_path: Path) -> None:
         store = make_written_store(teacher, MIXED, tmp_path / positions, positions=positions)
         own = student()
         run = aligned(tmp_path, own, store, MIXED, positions="thoughts")
-        assert run._variance is not None and all(value > 0 for value in run._variance.values())
-        results.append(run._variance)
+        run.prepare()
+        assert isinstance(run.objective, LatentObjective) and run.objective.variance is not None
+        assert all(value > 0 for value in run.objective.variance.values())
+        results.append(run.objective.variance)
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
@@ -203,8 +207,11 @@ def test_wrong_pairs_are_refused(tmp_path: Path) -> None:
             'the store is made for align_to "thoughts", the trainer wants "steps"',
         ),
         ({"teacher_model": teacher, "align_to": "steps"}, "no online teacher"),
-        ({"store": written, "align_to": "steps", "thoughts_from": "teacher"}, 'thoughts_from="student"'),
-        ({"store": written, "align_to": "steps", "positions": "all"}, 'positions "thoughts.answer", the trainer wants'),
+        (
+            {"store": written, "align_to": "steps", "thoughts_from": "teacher"},
+            'thoughts_from is "teacher": .* no thoughts',
+        ),
+        ({"store": written, "align_to": "steps", "positions": "all"}, 'but positions is "all"'),
         ({"store": written, "align_to": "words"}, 'align_to is "words"; it must be one of thoughts, steps'),
     ]
     for options, message in cases:

@@ -1,6 +1,7 @@
-"""Typed configuration: fields, rules, YAML and command line. Loads no torch."""
+"""Configuration of a run: typed groups, their rules, YAML files and flags."""
 
-from lrd_peft.config.identity import PHASES, Phase, differences, fingerprint
+from lrd_peft.config.fields import PHASES, Phase
+from lrd_peft.config.identity import differences, fingerprint
 from lrd_peft.config.load import Request, dump_yaml, load_config, parse_request
 from lrd_peft.config.schema import RunConfig
 

@@ -1,27 +1,106 @@
-"""The command line of a configuration: one flag for each field. Knows argument lists, not files."""
+"""The flags of a configuration: one for each setting, in the groups of `RunConfig`."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import io
-import itertools
-import re
-from collections.abc import Sequence
-from typing import Annotated, Any
+import json
+import types
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from lrd_peft.config.fields import Fields
-from lrd_peft.config.messages import ALIASES, expected, nearest_field
-from lrd_peft.errors import UserError
+import tyro
+from tyro.conf import FlagCreatePairsOff, Suppress, arg
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
-# Read as text, so that 10% reaches the field's own check.
-_AS_TEXT = ("warmup_steps",)
-_CONFIG_HELP = "YAML file with settings; flags go over it."
-_DRY_RUN_HELP = "Print the resolved configuration, sizes and work, and do nothing."
+from lrd_peft.config.fields import Group
+from lrd_peft.config.flat import GROUPS, OWNERS, FlatConfig
+from lrd_peft.config.messages import ALIASES
+from lrd_peft.config.methods import METHODS
+from lrd_peft.runtime.command_line import parse, setting_of
+from lrd_peft.runtime.errors import UserError
+
+_SHORT = {field: alias for alias, field in ALIASES.items()}
+
+
+class Settings(dict[str, Any]):
+    """The settings that a command line names, with their values; tyro sees one flag for each setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Flags of every command that takes a configuration."""
+
+    config: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Recipe or YAML file; flags override its settings."""
+    dry_run: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Print what would be done; load no weights, write nothing."""
+    help_all: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Show all settings and exit."""
+    settings: Annotated[Settings, arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseFlags(RunFlags):
+    """Flags of the commands that run phases."""
+
+    from_run: Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    """Finished run whose teacher and store are used instead of making them."""
+
+
+Flags = TypeVar("Flags", bound=RunFlags)
+
+
+def parse_flags(
+    kind: type[Flags],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    defaults: Group,
+    shown: Collection[str] | None = None,
+) -> Flags:
+    """Parse the flags of a command; its `settings` hold only those that are given.
+
+    Args:
+        kind: Dataclass of the command's flags.
+        argv: Arguments after the name of the command.
+        prog: Command as the user types it.
+        description: First line of the help text.
+        defaults: Values that the help text shows.
+        shown: Settings that `--help` shows; `None` for all.
+
+    Raises:
+        UserError: If a flag is unknown, is given under two names, or has no value.
+    """
+    arguments = ["--help" if setting_of(part) == "help_all" else part for part in argv]
+    if arguments != list(argv):
+        shown = None
+    elif shown is not None:
+        description = f"{description}\n\n{prog} --help-all shows all settings."
+    given = _given(argv)
+    # A suppressed flag is not parsed either, so the hidden ones are suppressed only for the help text.
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    own = [field.name for field in fields(kind) if field.name != "settings"]
+    return parse(
+        kind,
+        arguments,
+        prog=prog,
+        description=description,
+        flags=["help", *own, *OWNERS, *ALIASES],
+        registry=_registry(defaults, given, shown=shown if asks_for_help else None),
+    )
 
 
 def config_file(argv: Sequence[str]) -> str | None:
-    """Return the file that `--config` names: it is read before the other flags, as it sets their defaults."""
+    """Return what `--config` names: it is read before the other flags, because `--help` shows its settings."""
     path = None
     for index, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
@@ -29,96 +108,140 @@ def config_file(argv: Sequence[str]) -> str | None:
             continue
         path = value if equals else next(iter(argv[index + 1 : index + 2]), "")
         if not path or path.startswith("--"):
-            raise UserError("--config needs the name of a YAML file")
+            raise UserError("--config needs the name of a recipe or a YAML file")
     return path
 
 
-def parse(argv: Sequence[str], *, defaults: Fields, prog: str, description: str) -> tuple[dict[str, Any], bool]:
-    """Parse flags over defaults; `--help` prints and exits.
+def completion_script(commands: Any, shell: str, *, prog: str) -> None:
+    """Print the completion script of commands for a shell.
 
-    Returns:
-        The value of each field, and whether `--dry_run` is there.
+    Args:
+        commands: Union of the commands' dataclasses, each with its name.
+        shell: bash, zsh or fish.
+        prog: Name of the program.
+    """
+    registry = _registry(FlatConfig(), (), shown=None, completes=True)
+    # The flag that tyro recommends instead writes a file; "-" is standard output.
+    tyro.cli(commands, args=["--tyro-write-completion", shell, "-"], prog=prog, use_underscores=True, registry=registry)
+
+
+def _given(argv: Sequence[str]) -> set[str]:
+    """Return the settings that flags name.
 
     Raises:
-        UserError: for an unknown flag or a value of the wrong type.
+        UserError: If a setting is given by its name and by its alias.
     """
-    import tyro
-
-    flags = _flags_class(defaults)
-    complaints = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaints):
-            parsed, rest = tyro.cli(
-                flags,
-                args=list(argv),
-                prog=prog,
-                description=description,
-                return_unknown_args=True,
-                use_underscores=True,
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UserError(f"{_complaint(complaints.getvalue(), argv)} See {prog} --help.") from None
-    if rest:
-        raise UserError(_unknown(rest, argv, prog))
-    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    del values["config"]
-    return values, values.pop("dry_run")
-
-
-def _flags_class(defaults: Fields) -> Any:
-    """Return a dataclass with a field for each flag: tyro parses it, pydantic checks the values after."""
-    import tyro
-
-    short = {field: f"--{alias}" for alias, field in ALIASES.items()}
-    fields: list[tuple[str, Any, Any]] = [
-        ("config", Annotated[str | None, tyro.conf.arg(help=_CONFIG_HELP)], dataclasses.field(default=None)),
-        ("dry_run", Annotated[bool, tyro.conf.arg(help=_DRY_RUN_HELP)], dataclasses.field(default=False)),
-    ]
-    for name, info in Fields.model_fields.items():
-        value: Any = getattr(defaults, name)
-        kind: Any = info.annotation
-        if name in _AS_TEXT:
-            kind, value = str, repr(value).removesuffix(".0")
-        aliases = [short[name]] if name in short else None
-        argument = tyro.conf.arg(help=info.description, aliases=aliases)
-        fields.append((name, Annotated[kind, argument], dataclasses.field(default=value)))
-    return dataclasses.make_dataclass("Flags", fields, frozen=True)
-
-
-def _unknown(rest: Sequence[str], argv: Sequence[str], prog: str) -> str:
-    flag = next((part for part in rest if part.startswith("-")), None)
-    if flag is not None:
-        shown = flag.partition("=")[0]
-        hint = nearest_field(shown.lstrip("-").replace("-", "_"), extra=("config", "dry_run"))
-        hint = hint.replace(' "', ' "--')
-        return f"unknown flag {shown}.{hint} See {prog} --help."
-    before = [part for part in argv[: list(argv).index(rest[0])] if part.startswith("--")]
-    where = f" after {before[-1]}" if before else ""
-    return f'"{rest[0]}"{where} belongs to no flag. See {prog} --help.'
-
-
-def _complaint(box: str, argv: Sequence[str]) -> str:
-    """Return what is wrong with a flag's values in our words, or in tyro's if they name no flag of ours."""
-    for index, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        name = flag[2:].replace("-", "_")
+    spelled: dict[str, str] = {}
+    for argument in argv:
+        if not argument.startswith("--"):
+            continue
+        name = setting_of(argument)
         field = ALIASES.get(name, name)
-        if flag.startswith("--") and field in Fields.model_fields and re.search(rf"--{name}\b", box):
-            after = itertools.takewhile(lambda part: not part.startswith("--"), argv[index + 1 :])
-            given = value if equals else " ".join(after)
-            return f"{flag} {given or 'has no value'}: it must be {expected(field)}."
-    return _first_line(box)
+        if field not in OWNERS:
+            field = field.removeprefix("no_")
+        if field in _SHORT and spelled.get(field, name) != name:
+            raise UserError(f"--{spelled[field]} and --{name} are one setting; give one of the two")
+        spelled[field] = name
+    return spelled.keys() & OWNERS.keys()
 
 
-def _first_line(box: str) -> str:
-    """Return the message inside the frame that tyro draws, as one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    words = []
-    for line in plain.splitlines()[1:]:
-        text = line.strip(" │|")
-        if not text or set(text) <= set("─-╰╯"):
-            break
-        words.append(text)
-    return " ".join(words) or " ".join(plain.split())
+def _registry(
+    defaults: Group, given: Collection[str], *, shown: Collection[str] | None, completes: bool = False
+) -> ConstructorRegistry:
+    """Return the rules that make a flag of each setting, and `Settings` of the flags that are given."""
+
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type is Settings:
+            groups = tuple(
+                StructFieldSpec(name, model, model(), helptext=(model.__doc__ or "").strip())
+                for name, model in GROUPS.items()
+            )
+            return StructConstructorSpec(instantiate=partial(_merged, given), fields=groups)
+        if info.type not in GROUPS.values():
+            return None
+        members = []
+        for name, field in info.type.model_fields.items():
+            kind: Any = _flag(name, field.annotation, getattr(defaults, name), completes=completes)
+            if shown is not None and name not in shown:
+                kind = Annotated[kind, Suppress]
+            members.append(StructFieldSpec(name, kind, getattr(defaults, name), helptext=field.description))
+        return StructConstructorSpec(instantiate=dict, fields=tuple(members))
+
+    registry = ConstructorRegistry()
+    registry.struct_rule(rule)
+    return registry
+
+
+def _merged(given: Collection[str], **groups: dict[str, Any]) -> Settings:
+    return Settings({name: value for group in groups.values() for name, value in group.items() if name in given})
+
+
+def _flag(name: str, annotation: Any, default: Any, *, completes: bool) -> Any:
+    """Return the type that tyro sees for a setting; pydantic checks the value, which is only split into words here."""
+    aliases = (f"--{_SHORT[name]}",) if name in _SHORT else None
+    hint = "" if default is None else None
+    if isinstance(default, str) and not default.isprintable():  # a newline
+        hint = f"(default: {json.dumps(default)})"
+    options = arg(name=name, prefix_name=False, aliases=aliases, help_behavior_hint=hint)
+    if annotation is bool:
+        return Annotated[bool, options]
+    leaves = _leaves(annotation)
+    choices = tuple(METHODS) if name in ("method", "methods") else _choices(leaves)
+    spec = PrimitiveConstructorSpec(
+        nargs="*" if any(get_origin(leaf) is tuple for leaf in leaves) else 1,
+        metavar=_placeholder(name, leaves),
+        instance_from_str=partial(_value, leaves),
+        is_instance=lambda _: True,
+        str_from_instance=_words,
+        choices=choices or None if completes else None,
+    )
+    return Annotated[Any, spec, options]
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """Return the types of a union, without their marks."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _leaves(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [leaf for part in get_args(annotation) for leaf in _leaves(part)]
+    return [annotation]
+
+
+def _choices(leaves: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(choice for leaf in leaves if get_origin(leaf) is Literal for choice in get_args(leaf))
+
+
+def _placeholder(name: str, leaves: Sequence[Any]) -> str:
+    for leaf in leaves:
+        if get_origin(leaf) is tuple:
+            return f"{_placeholder(name, _leaves(get_args(leaf)[0]))} ..."
+    if choices := _choices(leaves):
+        return "|".join(choices)
+    if int in leaves:
+        return "INT"
+    if float in leaves:
+        return "FLOAT"
+    return "PATH" if name.endswith("_dir") else "NAME"
+
+
+def _value(leaves: Sequence[Any], words: Sequence[str]) -> Any:
+    """Return the value that words stand for; what is no number stays text, for pydantic to refuse."""
+    if len(words) == 1:
+        [word] = words
+        if word in _choices(leaves):
+            return word
+        if type(None) in leaves and word in ("None", "null"):
+            return None
+    for leaf in leaves:
+        if get_origin(leaf) is tuple:
+            return tuple(_value(_leaves(get_args(leaf)[0]), [word]) for word in words)
+    if int in leaves or float in leaves:
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return number(words[0])
+    return words[0]
+
+
+def _words(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]

@@ -1,51 +1,66 @@
-"""Errors of the configuration in one line of plain words. Knows pydantic's errors, not files or flags."""
+"""Validation errors of settings, told in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from lrd_peft.config.fields import Fields
-from lrd_peft.errors import nearest
+from lrd_peft.runtime.errors import nearest
 
 ALIASES = {"alpha": "distill_alpha", "lr": "learning_rate"}
-"""The short names of SPEC.md's flags, and the fields that they set."""
+"""Short flag names and the fields that they set."""
 
 
-def nearest_field(name: str, *, extra: tuple[str, ...] = ()) -> str:
+def nearest_setting(name: str, model: type[BaseModel], *, extra: tuple[str, ...] = ()) -> str:
     """Return `' Did you mean "x"?'` for the field nearest to a wrong name, or an empty string."""
     if name in ALIASES:
         return f' Did you mean "{ALIASES[name]}"?'
-    return nearest(name, [*Fields.model_fields, *ALIASES, *extra])
+    return nearest(name, [*model.model_fields, *ALIASES, *extra])
 
 
-def expected(field: str) -> str:
-    """Return what a field may hold: "a number from 0 to 1"."""
-    return _describe(Fields.model_json_schema()["properties"][field])
+def expected_value(field: str, model: type[BaseModel]) -> str:
+    """Return what a field may hold, such as "a number from 0 to 1"."""
+    return _describe(_schema(field, model))
 
 
-def explain(error: ValidationError, *, place: Callable[[str], str] = lambda _: "") -> str:
+def explain(error: ValidationError, model: type[BaseModel], *, place: Callable[[str], str] = lambda _: "") -> str:
     """Return a validation error in one line.
 
     Args:
-        place: from a field's name to words that go before its error, such as the file and the line.
+        error: Error of `model`.
+        model: Model whose fields the message names.
+        place: Maps a field to the words that precede its error, such as the file and the line.
     """
-    lines: dict[str, str] = {}  # the first error of each field is enough: a union reports one for each member
+    lines: dict[str, str] = {}  # Only the first error of each field: a union reports one for each member.
     for detail in error.errors():
         field = str(detail["loc"][0]) if detail["loc"] else ""
         if detail["type"] == "extra_forbidden":
-            line = f'there is no setting "{field}".{nearest_field(field)}'
+            line = f'unknown setting "{field}".{nearest_setting(field, model)}'
         elif detail["type"] == "value_error":
             reason = str(detail["ctx"]["error"]) if "ctx" in detail else detail["msg"]
-            line = f"{field}: {reason}" if field else reason
+            line = f"{field}: {reason}" if field in model.model_fields else reason
         else:
             element = len(detail["loc"]) > 1 and isinstance(detail["loc"][-1], int)
             verb = "holds" if element else "is"
-            line = f"{field} {verb} {detail['input']!r}; it must be {expected(field)}"
+            value = f'"{detail["input"]}"' if isinstance(detail["input"], str) else repr(detail["input"])
+            schema = _schema(field, model)
+            hint = nearest(str(detail["input"]), _choices(schema))
+            line = f"{field} {verb} {value}; it must be {_describe(schema)}" + (f".{hint}" if hint else "")
         lines.setdefault(field, place(field) + line)
     return "; ".join(lines.values())
+
+
+def _schema(field: str, model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()["properties"][field]
+
+
+def _choices(schema: dict[str, Any]) -> list[str]:
+    """Return the names that a field or its elements may have; empty if any text will do."""
+    own = [schema["const"]] if "const" in schema else schema.get("enum", [])
+    parts = [*schema.get("anyOf", []), *([schema["items"]] if "items" in schema else [])]
+    return [*map(str, own), *(choice for part in parts for choice in _choices(part))]
 
 
 def _describe(schema: dict[str, Any]) -> str:

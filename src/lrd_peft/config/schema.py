@@ -1,179 +1,376 @@
-"""The configuration of a run: its fields and the rules between them. Knows no files or flags."""
+"""The configuration of a run: its groups, the rules between them, and what follows from several of them."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from lrd_peft.config import identity
-from lrd_peft.config.fields import Fields
-from lrd_peft.config.identity import Phase
-from lrd_peft.methods import METHODS, REFERENCES, check_method
+from lrd_peft.config.both_paths import BothPathsConfig
+from lrd_peft.config.fields import PHASES, Phase
+from lrd_peft.config.flat import GROUPS, OWNERS, FlatConfig
+from lrd_peft.config.inputs import DataConfig, ModelConfig, ThinkingConfig
+from lrd_peft.config.messages import explain
+from lrd_peft.config.methods import METHODS, REFERENCES, Method, StagePlan, TeacherKind
+from lrd_peft.config.phases import (
+    AdapterConfig,
+    DistillConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    RunOptions,
+    StoreConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from lrd_peft.config.removal import RemovalConfig
+from lrd_peft.config.step_writer import StepDecoderConfig
+from lrd_peft.runtime.errors import UserError
 
 
-class RunConfig(Fields):
+class RunConfig(BaseModel):
     """The typed, frozen, validated configuration of one run."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    thinking: ThinkingConfig = ThinkingConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    store: StoreConfig = StoreConfig()
+    student: StudentConfig = StudentConfig()
+    distill: DistillConfig = DistillConfig()
+    both_paths: BothPathsConfig = BothPathsConfig()
+    step_decoder: StepDecoderConfig = StepDecoderConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    removal: RemovalConfig = RemovalConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunOptions = RunOptions()
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
+        """Return the configuration of flat settings such as `{"lora_r": 8}`; the others have their defaults.
+
+        Args:
+            values: Setting names and values.
+            more: Further settings, as keywords; they override `values`.
+
+        Raises:
+            UserError: If a setting is unknown, a value is wrong, or a rule between settings is broken.
+        """
+        try:
+            fields = FlatConfig.model_validate({**(values or {}), **more})
+        except ValidationError as error:
+            raise UserError(explain(error, FlatConfig)) from None
+        try:
+            return cls.model_validate(
+                {group: {name: getattr(fields, name) for name in GROUPS[group].model_fields} for group in GROUPS}
+            )
+        except ValidationError as error:
+            raise UserError("; ".join(str(detail.get("ctx", {})["error"]) for detail in error.errors())) from None
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by name, as JSON values; `from_flat` reads them back to an equal configuration."""
+        groups = self.model_dump(mode="json")
+        return {name: groups[group][name] for name, group in OWNERS.items()}
+
+    def changed(self, **settings: Any) -> Self:
+        """Return the configuration with some settings replaced.
+
+        Raises:
+            UserError: As `from_flat`.
+        """
+        return self.from_flat(self.flat(), **settings)
+
     @model_validator(mode="after")
-    def _fields_fit_together(self) -> Self:
-        depth = self.student_depth  # refuses "teacher:many"
-        if self.keep_blocks is not None:
-            if depth is None:
-                raise ValueError(
-                    f'keep_blocks chooses blocks of "teacher:N", but student is "{self.student}"; '
-                    f'set student to "teacher:{len(self.keep_blocks)}" or leave keep_blocks out'
-                )
-            if len(self.keep_blocks) != depth:
-                raise ValueError(
-                    f'keep_blocks names {len(self.keep_blocks)} blocks, but student is "{self.student}"; '
-                    f'name {depth} blocks or set student to "teacher:{len(self.keep_blocks)}"'
-                )
-            if list(self.keep_blocks) != sorted(self.keep_blocks):
-                raise ValueError(f"keep_blocks is {list(self.keep_blocks)}; list them in rising order")
-        if self.student_weights == "trained":
-            if depth is None:
-                raise ValueError(
-                    f'student_weights is "trained", but student is "{self.student}"; only "teacher:N" is made of the '
-                    "teacher's blocks: set student to it, or student_weights to base"
-                )
-            if self.teacher_tuning != "full":
-                raise ValueError(
-                    f'student_weights is "trained", but teacher_tuning "{self.teacher_tuning}" trains none of the '
-                    "blocks themselves; set teacher_tuning to full, or student_weights to base"
-                )
-        if self.student_layers is not None and len(self.student_layers) != len(self.distill_layers):
+    def _only_trained_blocks_are_copied(self) -> Self:
+        if self.model.student_weights == "trained" and self.teacher.teacher_tuning != "full":
             raise ValueError(
-                f"student_layers names {len(self.student_layers)} layers and distill_layers "
-                f"{len(self.distill_layers)}; each teacher layer needs one student layer"
+                f'student_weights is "trained", but teacher_tuning "{self.teacher.teacher_tuning}" trains adapters, '
+                "not the blocks; set teacher_tuning to full, or student_weights to base"
             )
-        if self.store_layers is not None:
-            missing = sorted(set(self.distill_layers) - set(self.store_layers))
-            if missing:
-                raise ValueError(
-                    f"store_layers {list(self.store_layers)} lacks layer {', '.join(map(str, missing))} of "
-                    f"distill_layers; add it to store_layers or leave store_layers out"
-                )
-        if self.num_student_problems is not None and self.num_student_problems > (self.num_train_problems or math.inf):
+        return self
+
+    @model_validator(mode="after")
+    def _aligned_layers_are_stored(self) -> Self:
+        stored = self.store.store_layers
+        missing = () if stored is None else sorted(set(self.distill.layers) - set(stored))
+        if missing:
             raise ValueError(
-                f"num_student_problems is {self.num_student_problems}, but num_train_problems is "
-                f"{self.num_train_problems}; the student's problems are the first of these"
+                f"store_layers {list(stored or ())} lacks layer {', '.join(map(str, missing))} of distill_layers; add "
+                "it to store_layers, drop store_layers, or set distill_layers"
             )
-        if self.max_steps is not None and self.max_seconds is not None:
+        return self
+
+    @model_validator(mode="after")
+    def _student_problems_are_training_problems(self) -> Self:
+        wanted, available = self.student.num_student_problems, self.data.num_train_problems
+        if wanted is not None and wanted > (available or math.inf):
             raise ValueError(
-                f"max_steps is {self.max_steps} and max_seconds {self.max_seconds:g}; both say how long the student "
-                "trains: leave one of them out"
+                f"num_student_problems is {wanted}, but num_train_problems is {available}; the student sees the first "
+                "of the training problems"
             )
-        if self.student_curriculum > 0 and self.positions == "all":
-            raise ValueError(
-                f'student_curriculum is {self.student_curriculum}, but positions is "all": the tokens of steps that '
-                "the student still writes have no counterpart where the teacher thinks; set positions to "
-                "thoughts+answer or thoughts, or student_curriculum to 0"
-            )
-        if self.align_to == "steps":
-            if self.positions == "all":
-                raise ValueError(
-                    'align_to is "steps", but positions is "all": the tokens of a written step have no counterpart '
-                    "where a thought stands in its place; set positions to thoughts+answer or thoughts, or align_to "
-                    "to thoughts"
-                )
-            if self.thoughts_from != "student":
-                raise ValueError(
-                    f'align_to is "steps", but thoughts_from is "{self.thoughts_from}": a teacher that writes has no '
-                    "thoughts to feed in; set thoughts_from to student, or align_to to thoughts"
-                )
-        trains = max(self.epochs_stage0, self.epochs_per_stage, self.last_stage_epochs) > 0
-        if self.teacher_tuning == "qlora" and self.quantization is None:
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_not_trained(self) -> Self:
+        tuning, quantization = self.teacher.teacher_tuning, self.model.quantization
+        if tuning == "qlora" and quantization is None:
             raise ValueError('teacher_tuning is "qlora" but quantization is not set; set it to 4bit or 8bit')
-        if self.teacher_tuning == "full" and self.quantization is not None and trains:
+        if tuning == "full" and quantization is not None and self.teacher.has_epochs:
             raise ValueError(
-                f'a teacher in {self.quantization} cannot be trained with teacher_tuning "full"; '
-                'set teacher_tuning to "qlora" or leave quantization out'
+                f'a teacher in {quantization} cannot be trained with teacher_tuning "full"; '
+                'set teacher_tuning to "qlora" or drop quantization'
             )
-        method = METHODS[self.method]
-        if self.max_stage == 0 and (method.rows in ("stages", "both") or method.needs == "teacher/latent"):
+        return self
+
+    @model_validator(mode="after")
+    def _method_has_its_stages(self) -> Self:
+        if self.method.replaces_steps and not self.has_thoughts:
             raise ValueError(
-                f'method "{self.method}" takes steps away, but max_stage is 0 (all steps are written); '
+                f'method "{self.student.method}" replaces steps, but max_stage is 0 (all steps are written); '
                 "set max_stage to 1 or more"
             )
-        for name in self.methods:
-            if check_method(name) not in (*REFERENCES, self.method):
+        return self
+
+    @model_validator(mode="after")
+    def _a_placeholder_is_refined(self) -> Self:
+        if self.thinking.thought_placeholder and self.thinking.thought_passes is None and self.method.passes is None:
+            raise ValueError(
+                "thought_placeholder is true, but thoughts are computed one after another; set thought_passes, or "
+                "leave thought_placeholder out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_curriculum_takes_time(self) -> Self:
+        if self.follows_curriculum and sum(self.stage_epochs) == 0:
+            raise ValueError(
+                f'method "{self.student.method}" divides its training as epochs_stage0, epochs_per_stage and '
+                "epochs_last_stage do, but all of them are 0; set one of them above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_step_decoder_has_its_method(self) -> Self:
+        if self.has_step_decoder and self.weighs_steps and self.method.objective == "latent":
+            raise ValueError(
+                f'step_decoder is "auxiliary", but the student of method "{self.student.method}" writes its steps '
+                "itself; set step_decoder to own, step_loss_weight to 0, or method to coconut or codi"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _graded_methods_have_models(self) -> Self:
+        for name in self.evaluation.methods:
+            if name not in (*REFERENCES, self.student.method):
                 raise ValueError(
-                    f'methods names "{name}", which a run of its own makes (--method {name}); beside the run\'s '
-                    f"own method there can be {', '.join(REFERENCES)}"
+                    f'methods names "{name}", which needs a run of its own (--method {name}); in addition to its own '
+                    f"method a run can grade {', '.join(REFERENCES)}"
                 )
-        if any(not part.strip() for part in self.dataset.split("+")):
-            raise ValueError(f'dataset is "{self.dataset}"; it must be a name or names joined by +')
         return self
 
     @property
-    def student_depth(self) -> int | None:
-        """N where the student is "teacher:N"; `None` where it is a model of its own."""
-        kind, colon, depth = self.student.partition(":")
-        if kind != "teacher" or not colon:
-            return None
-        if not (depth.isascii() and depth.isdigit()) or int(depth) < 1:
-            raise ValueError(f'student is "{self.student}"; in "teacher:N" N must be a whole number above 0')
-        return int(depth)
+    def method(self) -> Method:
+        """The run's row of the method table."""
+        return METHODS[self.student.method]
 
     @property
-    def dataset_parts(self) -> tuple[str, ...]:
-        """The data sets that `dataset` joins."""
-        if Path(self.dataset).exists():  # a file may have a + in its name
-            return (self.dataset,)
-        return tuple(part.strip() for part in self.dataset.split("+"))
+    def needed_teacher(self) -> Literal["none"] | TeacherKind:
+        """Trained teacher that the method learns from or copies blocks of."""
+        return self.method.needed_teacher(
+            align_to=self.distill.align_to, copies_trained=self.model.student_weights == "trained"
+        )
 
     @property
-    def evaluated_datasets(self) -> tuple[str, ...]:
-        """The data sets of the evaluation."""
-        return self.eval_datasets or self.dataset_parts
+    def stage_plan(self) -> StagePlan:
+        """Curriculum of the student's rows."""
+        return self.method.stage_plan(
+            max_stage=self.thinking.max_stage,
+            thoughts_per_step=self.thinking.thoughts_per_step,
+            curriculum=self.distill.student_curriculum,
+            stage_epochs=self.stage_epochs,
+        )
 
     @property
-    def stored_layers(self) -> tuple[int, ...]:
-        """The teacher layers that the store holds, in rising order."""
-        return identity.stored_layers(self.model_dump())
+    def stage_epochs(self) -> tuple[float, ...]:
+        """Epochs of each stage of the curriculum, from stage 0 on."""
+        teacher, last = self.teacher, self.thinking.last_stage
+        later = (teacher.epochs_per_stage,) * (last - 1) + (teacher.last_stage_epochs,) if last else ()
+        return (teacher.epochs_stage0, *later)
+
+    @property
+    def follows_curriculum(self) -> bool:
+        """Whether the student goes through the teacher's stages itself."""
+        return self.method.follows_curriculum
+
+    @property
+    def has_step_decoder(self) -> bool:
+        """Whether the step loss has a decoder of its own."""
+        return self.step_decoder.step_decoder == "auxiliary"
+
+    @property
+    def weighs_steps(self) -> bool:
+        """Whether the student's step loss has any weight."""
+        return self.distill.step_loss_weight > 0
+
+    @property
+    def weighs_teacher_steps(self) -> bool:
+        """Whether the teacher's step loss has any weight."""
+        return self.teacher.teacher_step_loss_weight > 0
+
+    @property
+    def decodes_student_steps(self) -> bool:
+        """Whether an auxiliary decoder is trained with the student."""
+        used = self.follows_curriculum or self.method.objective == "self"
+        return used and self.has_step_decoder and self.weighs_steps
+
+    @property
+    def decodes_teacher_steps(self) -> bool:
+        """Whether an auxiliary decoder is trained with a teacher that thinks."""
+        latent = self.trains_latent_teacher and self.has_thoughts
+        return latent and self.has_step_decoder and self.weighs_teacher_steps
+
+    @property
+    def loads_teacher_for_student(self) -> bool:
+        """Whether phase 3 loads a trained teacher: to learn from its tokens, or to copy its blocks."""
+        return self.model.student_weights == "trained" or (self.trains_teacher and not self.reads_store)
 
     @property
     def needed_phases(self) -> tuple[Phase, ...]:
-        """The phases that the method goes through."""
-        return identity.needed_phases(self.model_dump())
+        """Phases of the run, in order."""
+        needed = {"teacher": self.makes_teacher, "store": self.makes_store, "student": self.trains_student}
+        return tuple(phase for phase in PHASES if needed.get(phase, True))
 
     @property
-    def needed_teacher(self) -> Literal["none", "cot", "latent"]:
-        """The trained teacher that the method goes back to, to learn from it or to begin with its blocks."""
-        return identity.needed_teacher(self.model_dump())
+    def trains_teacher(self) -> bool:
+        """Whether the method needs a trained teacher, as a rule: `makes_teacher` knows the exceptions."""
+        return self.needed_teacher != "none"
+
+    @property
+    def makes_store(self) -> bool:
+        """Whether phase 2 runs: the method reads a store, and the loss or the thoughts use it."""
+        return self.reads_store and self.distill.reads_states
+
+    @property
+    def makes_teacher(self) -> bool:
+        """Whether phase 1 runs.
+
+        Without it runs a student that uses no stored state and no trained block, unless `methods` asks for the
+        teacher. The default of `methods` does not ask for it.
+        """
+        if not self.reads_store or self.model.student_weights == "trained":
+            return self.trains_teacher
+        return self.makes_store or self.evaluation.asks_for_teacher
+
+    @property
+    def trains_latent_teacher(self) -> bool:
+        """Whether the teacher goes through the stages with thoughts."""
+        return self.needed_teacher == "latent"
+
+    @property
+    def uses_teacher_model(self) -> bool:
+        """Whether the result depends on the teacher's model: as a teacher, or for its blocks."""
+        return self.trains_teacher or self.model.student_depth is not None
+
+    @property
+    def reads_store(self) -> bool:
+        """Whether the method learns from stored hidden states."""
+        return self.method.reads_store
+
+    @property
+    def trains_student(self) -> bool:
+        """Whether the method trains a student."""
+        return self.method.trains_student
+
+    @property
+    def trains_by_epochs(self) -> bool:
+        """Whether no number of updates overrides the student's epochs."""
+        return self.student.max_steps is None
+
+    @property
+    def trains_a_model(self) -> bool:
+        """Whether teacher or student is trained."""
+        return self.trains_student or self.trains_teacher
+
+    @property
+    def adapts_student(self) -> bool:
+        """Whether the student has LoRA adapters."""
+        return self.method.adapts_student
+
+    @property
+    def adapts_teacher(self) -> bool:
+        """Whether the teacher is trained through LoRA adapters."""
+        return self.trains_teacher and self.teacher.teacher_tuning != "full"
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether the curriculum replaces any step."""
+        return self.thinking.max_stage > 0
+
+    @property
+    def removes_steps(self) -> bool:
+        """Whether the student's written steps are removed by and by."""
+        return self.method.rows == "stages"
+
+    @property
+    def removes_tokens(self) -> bool:
+        """Whether they are removed token by token."""
+        return self.removes_steps and self.removal.remove_per_epoch is not None
+
+    @property
+    def has_markers(self) -> bool:
+        """Whether markers stand around the thoughts."""
+        return self.thinking.thought_markers
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the latent distillation loss has any weight."""
+        return self.distill.distill_alpha > 0
+
+    @property
+    def own_problem_limit(self) -> int | None:
+        """num_student_problems, or `None` if the student sees the teacher's problems."""
+        limit = self.student.num_student_problems
+        return None if limit == self.data.num_train_problems else limit
+
+    @property
+    def stored_layers(self) -> tuple[int, ...]:
+        """Teacher layers in the store, in rising order; layer 0 holds the thoughts, if they are fed back."""
+        thoughts = () if self.distill.thoughts_from == "student" else (0,)
+        return tuple(sorted({*(self.store.store_layers or self.distill.layers), *thoughts}))
+
+    @property
+    def evaluated_datasets(self) -> tuple[str, ...]:
+        """Data sets of the evaluation."""
+        return self.evaluation.eval_datasets or self.data.dataset_parts
+
+    @property
+    def named_eval_datasets(self) -> tuple[str, ...]:
+        """Data sets of the evaluation by name, independent of the files that exist."""
+        return self.evaluation.eval_datasets or self.data.joined_names
 
     @property
     def graded_methods(self) -> tuple[str, ...]:
-        """The methods that the evaluation grades, the run's own last; those without a model are left out there."""
-        return (*(name for name in self.methods if name != self.method), self.method)
-
-    @property
-    def last_stage_epochs(self) -> float:
-        """Epochs of the curriculum's last stage."""
-        return self.epochs_per_stage if self.epochs_last_stage is None else self.epochs_last_stage
-
-    @property
-    def problems_seed(self) -> int:
-        """Seed of the training problems and of phase 1."""
-        return self.seed if self.teacher_seed is None else self.teacher_seed
-
-    @property
-    def num_thoughts(self) -> int:
-        """Thoughts of a problem at the last stage."""
-        return self.max_stage * self.thoughts_per_step
+        """Methods to grade, the run's own last."""
+        own = self.student.method
+        return (*(name for name in self.evaluation.methods if name != own), own)
 
     def phase_fields(self, phase: Phase) -> dict[str, Any]:
-        """Return the fields that decide what a phase (and those before it) produces."""
-        return identity.phase_fields(self.model_dump(), phase)
+        """Return the settings that decide the result of a phase, those of earlier phases included."""
+        return identity.phase_fields(self, phase)
 
     def result_fields(self) -> dict[str, Any]:
-        """Return every field that can change a result of the run."""
+        """Return every setting that can change a result of the run."""
         return self.phase_fields("evaluation")
 
     def fingerprint(self, phase: Phase = "evaluation") -> str:
         """Return 16 hexadecimal digits that stand for `phase_fields(phase)`."""
         return identity.fingerprint(self.phase_fields(phase))
+
+
+assert list(RunConfig.model_fields) == list(GROUPS), "RunConfig and GROUPS list the same groups"

@@ -1,11 +1,13 @@
-r"""Solution texts: sentences and boxed answers. Knows LaTeX's delimiters, not data sets."""
+r"""Splits solution texts into sentences and finds boxed answers."""
 
 from __future__ import annotations
 
 import re
 
-# Spans that hold no sentence boundary, the first match wins: escaped characters (so that `\$` opens nothing),
-# display and inline mathematics, environments, Asymptote figures.
+from lrd_peft.data.gold import unbraced_box
+
+# Spans without sentence boundaries; the first match wins: escaped characters (so that `\$` opens nothing), display and
+# inline mathematics, environments, Asymptote figures.
 _OPAQUE = re.compile(
     r"\[asy\].*?\[/asy\]"
     r"|\$\$.*?\$\$"
@@ -21,22 +23,28 @@ _ABBREVIATION = re.compile(r"(?:^|[\s(~])(?:i\.e|e\.g|etc|vs|cf|Eq|Eqs|Fig|No|Dr
 _END = re.compile(r"[.!?][\"')\]]*$")
 _GAP = re.compile(r"\s+")
 _LABEL = re.compile(r"\s*\(?\w{1,2}[.)]\s*")
-# A sentence opens with anything but a lower-case letter or a punctuation mark.
+# A sentence starts with anything but a lower-case letter or a punctuation mark.
 _OPENING = re.compile(r"[^a-z\s.,;:!?)\]}]")
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 
 
 def one_line(text: str) -> str:
-    """Return the text with every run of white space as one space."""
+    """Replace every run of white space by one space."""
     return " ".join(text.split())
 
 
 def split_sentences(text: str, *, latex: bool) -> list[str]:
     r"""Split a solution into sentences, each on one line.
 
-    With `latex`, nothing inside mathematics is split, a full stop just inside the closing delimiter ends a
-    sentence as well (`so $x = 3.$ Hence ...`), and Asymptote figures are left out. Without, `$` is currency.
     Blank lines always end a sentence.
+
+    Args:
+        text: The solution.
+        latex: Treat the text as LaTeX: mathematics is not split, a period just inside the closing delimiter ends a
+            sentence (`so $x = 3.$ Hence ...`), and Asymptote figures are removed. Otherwise `$` is a currency sign.
+
+    Returns:
+        The sentences.
     """
     if latex:
         text = _FIGURE.sub("\n\n", text)
@@ -51,9 +59,9 @@ def split_sentences(text: str, *, latex: bool) -> list[str]:
 
 
 def last_boxed(solution: str) -> str | None:
-    r"""Return the content of the last `\boxed{...}`, nested braces included; None if there is none.
+    r"""Return the content of the last `\boxed{...}` including nested braces, or None.
 
-    `\fbox{...}` counts as well, and `\boxed 7` boxes the one token after it. A box never closed is none.
+    `\fbox{...}` counts too, and `\boxed 7` boxes the single token after it. A box that is not closed is ignored.
     """
     found: str | None = None
     for match in _BOXED.finditer(solution):
@@ -67,12 +75,11 @@ def _group(text: str, start: int) -> str | None:
     if start >= len(text):
         return None
     if text[start] != "{":
-        token = re.match(r"\\[A-Za-z]+|[^\s$.,;]+", text[start:])
-        return token.group() if token else None
+        return unbraced_box(text, start)[0] or None
     depth, position = 0, start
     while position < len(text):
         if text[position] == "\\":
-            position += 1  # an escaped brace neither opens nor closes
+            position += 1  # an escaped brace does not group
         elif text[position] == "{":
             depth += 1
         elif text[position] == "}":
@@ -99,18 +106,18 @@ def _paragraphs(text: str, *, latex: bool) -> list[str]:
 
 
 def _boundaries(text: str, *, latex: bool) -> list[int]:
-    """Return the positions where a sentence ends and another begins."""
+    """Return the positions at which one sentence ends and the next starts."""
     spans = _spans(text) if latex else []
     closes = {right: text[left:right] for left, right in spans}
     cuts: list[int] = []
-    # A candidate is a gap, or (display mathematics often has no gap after it) the end of a display.
+    # Candidates are gaps, and the ends of displayed mathematics, which often have no gap after them.
     candidates = {gap.span() for gap in _GAP.finditer(text)}
     candidates |= {(end, end) for end, span in closes.items() if span.startswith(("\\[", "$$", "\\begin"))}
     for left, right in sorted(candidates):
         inside = any(a < left < b for a, b in spans)
         if inside or left == 0 or right == len(text) or not _OPENING.match(text[right:]):
             continue
-        alone = _LABEL.fullmatch(text[cuts[-1] if cuts else 0 : left])  # the "1." of a list is no sentence
+        alone = _LABEL.fullmatch(text[cuts[-1] if cuts else 0 : left])  # the "1." of a list is not a sentence
         if not alone and _ends_sentence(text[:left], closes.get(left)):
             cuts.append(right)
     return cuts

@@ -1,36 +1,37 @@
-"""Metrics: accuracy and its intervals, paired tests, calibration, costs. Knows results, not models."""
+"""Metrics of graded answers: accuracy with intervals, paired tests, calibration, cost per problem."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.runtime.json_files import FileData, dump_json, parse_json
 
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
-class ProblemResult:
-    """What a model did with one problem.
+class ProblemResult(FileData):
+    """The graded answer of a model to one problem.
 
     Attributes:
         problem_id: the problem's id.
         subject: the problem's subject, or "".
-        num_steps: the number of steps of the problem's own solution.
-        predicted: the answer found in the text, or None.
-        gold: the right answer.
-        right: whether they are equal.
-        parsed: whether an answer was found.
-        num_tokens: tokens generated.
+        num_steps: steps in the reference solution.
+        predicted: the answer extracted from the text, or None.
+        gold: the reference answer.
+        right: whether the two are equal.
+        parsed: whether an answer could be extracted.
+        num_tokens: generated tokens.
         num_thoughts: continuous thoughts.
-        num_passes: sequential passes through the model, the one over the question among them.
-        confidence: the probability of the answer's tokens, in [0, 1]; None if there are none.
-        seconds: the problem's share of its batch's wall time.
-        strict: whether the answer stood in the form that training teaches.
+        num_passes: sequential model passes, including the one over the question.
+        confidence: probability of the answer's tokens, in [0, 1]; None if the answer has no tokens.
+        seconds: share of the batch's wall time.
+        strict: whether the answer has the form taught in training.
+        timed_out: whether its comparison with the reference answer reached a limit; it counts as wrong.
     """
 
     problem_id: str
@@ -46,20 +47,12 @@ class ProblemResult:
     confidence: float | None
     seconds: float
     strict: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types only."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> ProblemResult:
-        """Make a result from `to_dict`'s mapping."""
-        return cls(**row)
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """So many right of n, with the Wilson 95% interval of the share."""
+class Accuracy(FileData):
+    """Number and share of right answers, with the Wilson 95% interval of the share."""
 
     n: int
     num_right: int
@@ -68,14 +61,14 @@ class Accuracy:
 
     @classmethod
     def of(cls, right: Sequence[bool]) -> Accuracy:
-        """Count; `right` must not be empty."""
+        """Count the right answers; `right` must not be empty."""
         n, num_right = len(right), sum(right)
         return cls(n=n, num_right=num_right, accuracy=num_right / n, interval=wilson(num_right, n))
 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """A paired comparison: problems that only a or only b got right, and the two-sided exact p-value."""
+    """A paired comparison: problems that only one method solves, and the exact two-sided p-value."""
 
     only_a: int
     only_b: int
@@ -83,8 +76,8 @@ class McNemar:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationBin:
-    """The problems whose confidence is in (low, high] (the first bin: [0, high])."""
+class CalibrationBin(FileData):
+    """Problems with a confidence in (low, high]; the first bin includes 0."""
 
     low: float
     high: float
@@ -94,32 +87,33 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """The expected calibration error and the points of its curve; empty bins are left out."""
+class Calibration(FileData):
+    """Expected calibration error and the points of the reliability curve, without empty bins."""
 
     ece: float
     bins: tuple[CalibrationBin, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What a model did with a set of problems.
+class Summary(FileData):
+    """Metrics of one model on one set of problems.
 
     Attributes:
         n: number of problems, at least 1.
-        num_right: how many of them it got right.
+        num_right: problems solved.
         accuracy: num_right / n.
         interval: Wilson 95% interval of the accuracy.
-        by_steps: accuracy by the number of steps of the problem's own solution, ascending.
-        by_subject: accuracy by subject, in alphabetical order; empty if no problem has one.
-        mean_tokens: tokens generated a problem.
-        mean_thoughts: thoughts a problem.
-        mean_passes: sequential model passes a problem.
-        seconds_per_problem: wall time a problem.
-        num_unparsed: problems without an answer; they count as wrong.
-        num_strict: answers in the form that training teaches.
-        num_right_strict: the right ones among those.
-        calibration: over the problems that carry a confidence; None if none does.
+        by_steps: accuracy by the number of steps in the reference solution, ascending.
+        by_subject: accuracy by subject, in alphabetical order; empty if the problems have no subjects.
+        mean_tokens: generated tokens per problem.
+        mean_thoughts: thoughts per problem.
+        mean_passes: sequential model passes per problem.
+        seconds_per_problem: wall time per problem.
+        num_unparsed: problems without an extractable answer; they count as wrong.
+        num_strict: answers in the form taught in training.
+        num_right_strict: right answers among those.
+        calibration: over the problems with a confidence; None if there are none.
+        num_timeouts: comparisons of answers that reached a limit of processor time or memory; they count as wrong.
     """
 
     n: int
@@ -136,42 +130,46 @@ class Summary:
     num_strict: int
     num_right_strict: int
     calibration: Calibration | None
+    num_timeouts: int = 0
 
     @property
     def ece(self) -> float | None:
-        """The expected calibration error, or None if no problem carries a confidence."""
+        """Expected calibration error, or None if no problem has a confidence."""
         return self.calibration.ece if self.calibration else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types only, `ece` among them; the numbers of steps become strings."""
-        row = _as_lists(asdict(self))
-        return {
-            **row,
-            "by_steps": {str(steps): group for steps, group in row["by_steps"].items()},
-            "ece": self.ece,
-        }
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON types only, with `ece`; the keys of `by_steps` become strings."""
+        return {**dump_json(self), "ece": self.ece}
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Summary:
-        """Make a summary from `to_dict`'s mapping."""
-        values = {key: value for key, value in row.items() if key != "ece"}
-        values["interval"] = tuple(row["interval"])
-        steps = sorted((int(steps), group) for steps, group in row["by_steps"].items())
-        values["by_steps"] = {steps: _accuracy_from(group) for steps, group in steps}
-        values["by_subject"] = {name: _accuracy_from(row["by_subject"][name]) for name in sorted(row["by_subject"])}
-        if (curve := row["calibration"]) is not None:
-            values["calibration"] = Calibration(curve["ece"], tuple(CalibrationBin(**each) for each in curve["bins"]))
-        return cls(**values)
+    def from_json(cls, body: Mapping[str, Any]) -> Summary:
+        """Create a summary from the mapping that `to_json` returns.
+
+        Raises:
+            UserError: naming the first part that is missing, unknown or of another type.
+        """
+        row = {key: value for key, value in body.items() if key != "ece"}
+        found = parse_json(cls, row)
+        by_steps = {steps: found.by_steps[steps] for steps in sorted(found.by_steps)}
+        return replace(found, by_steps=by_steps, by_subject=dict(sorted(found.by_subject.items())))
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share of `right` in `n`.
+    """Return the Wilson score interval of a proportion, without continuity correction.
 
-    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), E. B. Wilson, "Probable inference, the law of
-    succession, and statistical inference", JASA 22 (1927); no continuity correction.
+    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) with p = right / n: E. B. Wilson, "Probable inference,
+    the law of succession, and statistical inference", JASA 22 (1927).
+
+    Args:
+        right: problems solved, 0 to `n`.
+        n: problems, at least 1.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        The lower and the upper end, in [0, 1].
 
     Raises:
-        UserError: for n = 0, where no interval exists, `right` outside [0, n], `confidence` outside (0, 1).
+        UserError: if an argument is outside its range.
     """
     if n < 1:
         raise UserError(f"an interval needs at least one problem; there are {n}")
@@ -179,23 +177,22 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
         raise UserError(f"{right} right of {n} problems cannot be")
     if not 0 < confidence < 1:
         raise UserError(f"confidence {confidence} is outside (0, 1); 0.95 is usual")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / n
-    centre = share + z * z / (2 * n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # The ends are exact at nothing and everything; rounding must not put them beyond.
-    low = 0.0 if right == 0 else (centre - reach) / scale
-    high = 1.0 if right == n else (centre + reach) / scale
-    return low, high
+    from scipy.stats import binomtest  # half a second; commands that compute no interval do not wait for it
+
+    interval = binomtest(right, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
-    """Compare two methods problem by problem: `a[i]` and `b[i]` say whether they got problem i right.
+    """Compare two methods problem by problem with McNemar's exact two-sided test.
 
-    The exact two-sided test: under the null hypothesis the problems that only one method got right fall to
-    either like fair coins, so p = min(1, 2 P[X <= min(only_a, only_b)]), X ~ Binomial(only_a + only_b, 1/2)
-    (Q. McNemar, Psychometrika 12, 1947, without the normal approximation). No such problem gives p = 1.
+    Under the null hypothesis, a problem that only one method solves is equally likely to be solved by either, so
+    p = min(1, 2 P[X <= min(only_a, only_b)]) with X ~ Binomial(only_a + only_b, 1/2): Q. McNemar, Psychometrika 12
+    (1947), without the normal approximation. If there is no such problem, p = 1.
+
+    Args:
+        a: whether the first method solved each problem.
+        b: the same for the second method, in the same order.
 
     Raises:
         UserError: if the lengths differ.
@@ -204,20 +201,20 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
         raise UserError(f"a paired test needs the same problems on both sides; there are {len(a)} and {len(b)}")
     only_a = sum(1 for left, right in zip(a, b, strict=True) if left and not right)
     only_b = sum(1 for left, right in zip(a, b, strict=True) if right and not left)
-    discordant = only_a + only_b
-    tail, term = 0, 1
-    for successes in range(min(only_a, only_b) + 1):
-        tail += term
-        term = term * (discordant - successes) // (successes + 1)
-    # Exact integers to the end: the quotient is rounded once.
-    return McNemar(only_a=only_a, only_b=only_b, p_value=min(1.0, 2 * tail / 2**discordant))
+    if not only_a + only_b:
+        return McNemar(only_a=0, only_b=0, p_value=1.0)
+    from scipy.stats import binomtest
+
+    # The smaller side, so that both orders give the same bits.
+    p_value = float(binomtest(min(only_a, only_b), only_a + only_b, 0.5).pvalue)
+    return McNemar(only_a=only_a, only_b=only_b, p_value=p_value)
 
 
 def pair_by_id(a: Mapping[str, bool], b: Mapping[str, bool]) -> tuple[list[bool], list[bool]]:
-    """Return the outcomes of two methods in one order, for `mcnemar`.
+    """Return the outcomes of two methods in the same order, as `mcnemar` expects them.
 
     Raises:
-        UserError: if they did not meet the same problems.
+        UserError: if the problems differ.
     """
     if a.keys() != b.keys():
         alone = sorted(a.keys() ^ b.keys())
@@ -230,7 +227,7 @@ def pair_by_id(a: Mapping[str, bool], b: Mapping[str, bool]) -> tuple[list[bool]
 
 
 def accuracy_by(results: Sequence[ProblemResult], keys: Sequence[_Key]) -> dict[_Key, Accuracy]:
-    """Return the accuracy of each group; `keys[i]` is the group of `results[i]`. Groups come as first met."""
+    """Return the accuracy of each group, in order of first appearance; `keys[i]` is the group of `results[i]`."""
     groups: dict[_Key, list[bool]] = {}
     for result, key in zip(results, keys, strict=True):
         groups.setdefault(key, []).append(result.right)
@@ -238,13 +235,13 @@ def accuracy_by(results: Sequence[ProblemResult], keys: Sequence[_Key]) -> dict[
 
 
 def ece(confidences: Sequence[float], right: Sequence[bool], *, bins: int = 10) -> Calibration:
-    """Return the expected calibration error: |accuracy - mean confidence|, averaged over bins by their size.
+    """Return the expected calibration error: |accuracy - mean confidence|, averaged over bins weighted by size.
 
     Equal-width bins (m-1)/M < confidence <= m/M as in equations 2 and 3 of Guo et al., "On calibration of
-    modern neural networks" (2017); a confidence of 0 is in the first.
+    modern neural networks" (2017); the first bin includes 0.
 
     Raises:
-        UserError: if there are no confidences, the lengths differ, one is outside [0, 1], or `bins` < 1.
+        UserError: if there are no confidences, the lengths differ, a confidence is outside [0, 1], or `bins` < 1.
     """
     if not confidences or len(confidences) != len(right) or bins < 1:
         raise UserError(
@@ -270,14 +267,14 @@ def ece(confidences: Sequence[float], right: Sequence[bool], *, bins: int = 10) 
     return Calibration(ece=gap / len(confidences), bins=curve)
 
 
-def summarise(results: Sequence[ProblemResult]) -> Summary:
-    """Summarise what a model did with a set of problems.
+def summarize(results: Sequence[ProblemResult]) -> Summary:
+    """Compute the metrics of one model on one set of problems.
 
     Raises:
-        UserError: if there are no results, for which no share is defined.
+        UserError: if there are no results.
     """
     if not results:
-        raise UserError("there are no results to summarise; evaluate at least one problem")
+        raise UserError("there are no results to summarize; evaluate at least one problem")
     total = Accuracy.of([result.right for result in results])
     by_steps = accuracy_by(results, [result.num_steps for result in results])
     by_subject = accuracy_by(results, [result.subject for result in results])
@@ -301,17 +298,5 @@ def summarise(results: Sequence[ProblemResult]) -> Summary:
         calibration=ece([confidence for confidence, _ in measured], [right for _, right in measured])
         if measured
         else None,
+        num_timeouts=sum(result.timed_out for result in results),
     )
-
-
-def _accuracy_from(row: Mapping[str, Any]) -> Accuracy:
-    return Accuracy(**{**row, "interval": tuple(row["interval"])})
-
-
-def _as_lists(value: Any) -> Any:
-    """Return the value with its tuples as lists, so that it equals what JSON gives back."""
-    if isinstance(value, dict):
-        return {key: _as_lists(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_lists(item) for item in value]
-    return value

@@ -1,4 +1,4 @@
-"""Lets a model answer problems in batches and grades what it wrote. Knows models and answers, not methods or disks."""
+"""Answers problems with a model in batches and grades the answers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from lrd_peft.data.encoding import MARKER
 from lrd_peft.data.problem import Problem
 from lrd_peft.evaluation.answers import grade, kind_of
 from lrd_peft.evaluation.metrics import ProblemResult
-from lrd_peft.model.generate import Generated
+from lrd_peft.model.generation import Generated, answer_batch
+from lrd_peft.model.loop import unwrap
 from lrd_peft.model.memory import rows_that_fit
-from lrd_peft.model.models import write
-from lrd_peft.model.thinking import unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.processes import gather, is_main, num_processes, share
-from lrd_peft.progress import Progress
+from lrd_peft.runtime.processes import gather, is_main, num_processes, share
+from lrd_peft.runtime.progress import Progress
 
 
 def score(
@@ -29,22 +28,28 @@ def score(
     batch_size: int,
     max_new_tokens: int,
     label: str = "evaluation",
-    force_marker: bool = True,
+    force_marker: bool | None = None,
 ) -> list[ProblemResult]:
-    """Answer and grade problems; results come in the order of the problems.
-
-    Several processes share the batches out, and all of them get all results.
+    """Answer and grade problems. Several processes share the batches, and each returns all results.
 
     Args:
-        batch_size: the most problems at a time; fewer where memory does not hold them, by estimate or by experience.
-        thinking: in continuous thoughts if the model has slots for them, else in written steps.
-        max_new_tokens: the most tokens that a problem may take; a text cut there is graded as it stands.
-        force_marker: after the thoughts, make the model answer at once; False lets it write remaining steps first.
+        model: Model that answers.
+        problems: Problems to answer.
+        thinking: Answer after continuous thoughts if the model has slots, otherwise in written steps.
+        batch_size: Maximum number of problems per batch. Batches are smaller if memory is estimated or found to be
+            too small.
+        max_new_tokens: Maximum number of tokens per answer. A truncated text is graded as it is.
+        label: Name of the progress bar.
+        force_marker: See `answer_batch`.
+
+    Returns:
+        Results in the order of the problems.
     """
     thinking = thinking and model.options.num_thoughts > 0
+    forced = thinking if force_marker is None else force_marker
     was_training = model.training
     model.eval()
-    # Neighbours in length share a batch, so that little is padded.
+    # Questions of similar length share a batch, to reduce padding.
     order = sorted(range(len(problems)), key=lambda i: len(problems[i].question_text))
     longest = len(model.encoder.prompt(problems[order[-1]].question_text)) if order else 1
     positions = longest + model.options.num_thoughts + max_new_tokens
@@ -60,11 +65,11 @@ def score(
                 continue
             began = time.perf_counter()
             try:
-                rows = write(
+                rows = answer_batch(
                     model,
                     [problems[i].question_text for i in chosen],
                     thinking=thinking,
-                    force_marker=force_marker,
+                    force_marker=forced,
                     max_new_tokens=max_new_tokens,
                 )
             except RuntimeError as error:
@@ -76,7 +81,7 @@ def score(
                 continue
             seconds = (time.perf_counter() - began) / len(chosen)
             for i, row in zip(chosen, rows, strict=True):
-                graded = _grade(model, problems[i], row, thinking=thinking and force_marker, seconds=seconds)
+                graded = _grade(model, problems[i], row, forced=forced, seconds=seconds)
                 own.append((i, graded))
             progress.update(min(len(own) * num_processes(), len(problems)))
     model.train(was_training)
@@ -84,9 +89,10 @@ def score(
     return [results[i] for i in range(len(problems))]
 
 
-def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, thinking: bool, seconds: float) -> ProblemResult:
+def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, forced: bool, seconds: float) -> ProblemResult:
     text = str(model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-    full = MARKER + text if thinking else text
+    # Answers are read after one marker, whatever the model's own is.
+    full = MARKER + text if forced else text.replace(model.encoder.shown_marker, MARKER.strip())
     graded = grade(kind_of(problem), full, problem.answer)
     return ProblemResult(
         problem_id=problem.id,
@@ -99,16 +105,17 @@ def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, thinking: 
         num_tokens=row.num_tokens,
         num_thoughts=row.num_thoughts,
         num_passes=row.num_passes,
-        confidence=_confidence(row, _answer_start(model, row, thinking=thinking)),
+        confidence=_confidence(row, _answer_start(model, row, forced=forced)),
         seconds=seconds,
         strict=graded.strict,
+        timed_out=graded.timed_out,
     )
 
 
-def _answer_start(model: ThinkingModel, row: Generated, *, thinking: bool) -> int:
-    """Return the index of the first generated token of the answer; the whole text if no marker was written."""
+def _answer_start(model: ThinkingModel, row: Generated, *, forced: bool) -> int:
+    """Return the index of the answer's first token, or 0 if the text has no marker."""
     marker = model.encoder.marker
-    if thinking:
+    if forced:
         return 0
     for start in range(len(row.tokens) - len(marker), -1, -1):
         if row.tokens[start : start + len(marker)] == marker:
@@ -117,7 +124,7 @@ def _answer_start(model: ThinkingModel, row: Generated, *, thinking: bool) -> in
 
 
 def _confidence(row: Generated, start: int) -> float | None:
-    """Return the probability of the answer's tokens, the product of each given those before; None without any."""
+    """Return the joint probability of the answer's tokens, or None if there are none."""
     chosen = row.probabilities[start:]
     if not chosen:
         return None
@@ -125,7 +132,7 @@ def _confidence(row: Generated, start: int) -> float | None:
 
 
 def written_limit(model: ThinkingModel, problems: Sequence[Problem], *, thinking: bool) -> int:
-    """Return a limit for new tokens: one and a half times the longest of these problems' texts, and some."""
+    """Return a limit of new tokens: one and a half times the longest text of these problems, plus 4."""
     encoded = model.encoder.encode_many(problems)
     thinking = thinking and model.options.num_thoughts > 0
     longest = max(len(row.answer) if thinking else len(row.suffix(0)) for row in encoded)

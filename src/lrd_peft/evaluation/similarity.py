@@ -1,22 +1,23 @@
-"""How alike two models' layers are: cosine and linear CKA. Knows numpy arrays and one small JSON file, not models."""
+"""Similarity of two models' layers: cosine and linear CKA, and similarity.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.runtime.json_files import FileData, parse_json
 
 Matrix = tuple[tuple[float | None, ...], ...]
 _MATRICES = ("cka", "cosine", "cka_untrained", "cosine_untrained")
 
 
 @dataclass(frozen=True, slots=True)
-class Similarity:
+class Similarity(FileData):
     """Teacher layers (rows) against student layers (columns): what `lrd inspect` writes into similarity.json.
 
     Attributes:
@@ -38,34 +39,20 @@ class Similarity:
     cosine_untrained: Matrix | None
     num_positions: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types only."""
-        return {key: _lists(value) for key, value in asdict(self).items()}
-
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Similarity:
-        """Make it from `to_dict`'s mapping.
+    def from_json(cls, body: Any) -> Similarity:
+        """Create it from the mapping that `to_json` returns.
 
         Raises:
-            UserError: if a part is missing or a matrix has another shape than the layers.
+            UserError: if a part is missing, unknown or of another type, or a matrix does not fit the layers.
         """
-        names = cls.__dataclass_fields__.keys()
-        if row.keys() != names:
-            raise UserError(f"a similarity has the parts {', '.join(names)}; found {', '.join(sorted(row))}")
-        teacher, student = tuple(row["teacher_layers"]), tuple(row["student_layers"])
-        matrices = {name: None if row[name] is None else tuple(tuple(line) for line in row[name]) for name in _MATRICES}
-        for name, matrix in matrices.items():
-            if matrix is None and name.endswith("_untrained"):
-                continue
-            if matrix is None or len(matrix) != len(teacher) or any(len(line) != len(student) for line in matrix):
-                raise UserError(f"{name} must have {len(teacher)} rows of {len(student)}, as the layers named say")
-        return cls(
-            source=str(row["source"]),
-            teacher_layers=teacher,
-            student_layers=student,
-            num_positions=row["num_positions"],
-            **matrices,  # pyright: ignore[reportArgumentType]
-        )
+        found = parse_json(cls, body)
+        num_rows, num_columns = len(found.teacher_layers), len(found.student_layers)
+        for name in _MATRICES:
+            matrix = getattr(found, name)
+            if matrix is not None and [len(row) for row in matrix] != [num_columns] * num_rows:
+                raise UserError(f"{name} must have {num_rows} rows of {num_columns}, as the layers named say")
+        return found
 
 
 def cka_matrix(teacher: Mapping[int, NDArray[Any]], student: Mapping[int, NDArray[Any]]) -> Matrix:
@@ -134,7 +121,3 @@ def _prepared(states: NDArray[Any]) -> NDArray[np.float64] | None:
 
 def _alignment(x: NDArray[np.float64] | None, y: NDArray[np.float64] | None) -> float | None:
     return None if x is None or y is None else float(np.linalg.norm(y.T @ x) ** 2)
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, tuple) else value

@@ -1,7 +1,7 @@
-"""The same numbers with fewer trips through memory: activations, and the loss at the head. Knows modules, not batches.
+"""Faster equivalents of GPT-2's activation and of the cross-entropy at the LM head.
 
-The vocabulary is the widest thing in a small model: logits of a few hundred positions are a hundred megabytes, and a
-plain cross-entropy writes them, their log-softmax and two gradients. Here they are made and used up a block at a time.
+The logits dominate the memory of a small model: a few hundred positions take a hundred megabytes, and a plain
+cross-entropy writes them, their log-softmax and two gradients. Here they are computed and consumed in blocks.
 """
 
 from __future__ import annotations
@@ -10,34 +10,45 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
-from lrd_peft.model.thinking import has_plain_head, head_logits, unwrap
+from lrd_peft.model.loop import has_plain_head, head_logits, unwrap
 
-BLOCK_BYTES = 16 << 20  # logits of one block: they stay in a large cache, and a matrix product is still efficient
+BLOCK_BYTES = 16 << 20  # logits of one block: small enough for a large cache, large enough for an efficient product
 
 
 def fuse_activations(lm: nn.Module) -> None:
-    """Replace GPT-2's GELU, eight passes over the widest activations, by torch's one pass of the same formula."""
+    """Replace GPT-2's GELU, in place, by torch's single-pass version of the same formula.
+
+    Args:
+        lm: Causal LM to change.
+    """
     for module in lm.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
-def summed_cross_entropy(lm: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed cross-entropy of the LM head at chosen positions, at least float32.
+def summed_cross_entropy(
+    lm: nn.Module, hidden: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"]
+) -> Float[Tensor, ""]:
+    """Compute the summed cross-entropy of the LM head at chosen positions.
 
-    A head that is more than one matrix (a bias, scaled or capped logits, adapters), half precision and autocast take
-    the plain way; the result is the same.
+    Heads with a bias, scaled or capped logits or adapters, half precision, and autocast use the plain formula. The
+    result is the same.
 
     Args:
-        lm: a causal LM, PEFT-wrapped or not.
-        hidden: [P, H], last hidden states (post-norm).
-        targets: int64 [P], the token that each position predicts.
+        lm: Causal LM, PEFT-wrapped or not.
+        hidden: Last hidden states, post-norm.
+        targets: Token that each position predicts.
+
+    Returns:
+        The sum over the positions, at least float32.
     """
-    exact = hidden.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(hidden.device.type)
+    autocast = not hidden.is_meta and torch.is_autocast_enabled(hidden.device.type)
+    exact = hidden.dtype in (torch.float32, torch.float64) and not autocast
     if not (exact and has_plain_head(lm)):
         return F.cross_entropy(head_logits(lm, hidden), targets, reduction="sum")
     weight = cast(nn.Linear, unwrap(lm).get_output_embeddings()).weight
@@ -49,7 +60,7 @@ def summed_cross_entropy(lm: nn.Module, hidden: Tensor, targets: Tensor) -> Tens
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
-    """Loss and gradients in the forward pass, block by block: with p = softmax(h Wᵀ) and y the targets,
+    """Computes loss and gradients in the forward pass, block by block. With p = softmax(h Wᵀ) and targets y:
 
     loss = Σ (log Σ exp(h Wᵀ) - (h Wᵀ)_y),    dh = (p - 1_y) W,    dW = Σ (p - 1_y)ᵀ h
     """
@@ -81,9 +92,9 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         if ctx.gradients is None:
-            raise RuntimeError("the head's loss keeps its gradients for one backward pass; this is the second")
+            raise RuntimeError("the loss of the head supports one backward pass; this is the second")
         (scale,) = grad_outputs
-        # In place: the head's gradient is as large as the head.
+        # In place, because the gradient of the head is as large as the head.
         hidden, weight = (None if gradient is None else gradient.mul_(scale) for gradient in ctx.gradients)
         ctx.gradients = None
         return hidden, weight, None

@@ -1,120 +1,66 @@
-"""A causal LM that thinks: tokenizer, thinking loop, projections, files. Knows batches; no losses between models.
-
-TeacherModel and StudentModel (models.py) are the two that users meet.
-"""
+"""The thinking model as users meet it: loading, saving, publishing, answering."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
 
-from lrd_peft.data.collate import IGNORED
-from lrd_peft.data.encoding import Encoder
-from lrd_peft.errors import UserError
-from lrd_peft.model.facts import block_count, fingerprint_base, hidden_size
-from lrd_peft.model.fused import fuse_activations, summed_cross_entropy
-from lrd_peft.model.loading import load_lm
-from lrd_peft.model.thinking import gather_positions, head_logits, think, unwrap
-from lrd_peft.model.written_steps import summed_step_loss
+from lrd_peft.model.card import make_card
+from lrd_peft.model.core import ThinkingCore
+from lrd_peft.model.generation import Solution, solve_batch
+from lrd_peft.model.loading.hub import upload_folder
+from lrd_peft.model.loading.saved import FoundModel, find_saved_model
+from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.serialization import (
+    SavedModel,
+    check_model_folder,
+    load_adapter,
+    load_extra,
+    read_description,
+    write_model_folder,
+)
+from lrd_peft.runtime.errors import UserError
 
-PROJECTIONS = ("none", "linear", "mlp")
-POSITIONS = ("thoughts+answer", "thoughts", "all")
-
-
-@dataclass(frozen=True, slots=True)
-class ThinkingOptions:
-    """How a model thinks; saved beside its weights.
-
-    Attributes:
-        num_thoughts: slots when it answers.
-        projection: what a hidden state passes through on its way to being an input: none, linear or mlp.
-        jacobi_passes: refine all thoughts together this many times; None: one after another.
-        markers: put <bot> and <eot> around the thoughts.
-        prompt_style: plain or chat.
-    """
-
-    num_thoughts: int = 4
-    projection: str = "none"
-    jacobi_passes: int | None = None
-    markers: bool = False
-    prompt_style: str = "plain"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+# Tensors that only distillation uses; a model that is not a student ignores them when it loads a student's folder.
+_STUDENT_ONLY = ("projectors.", "thought_adapter.")
 
 
-@dataclass(slots=True)
-class ThinkingOutput:
-    """What a batch gives.
-
-    Attributes:
-        loss_sum: summed cross-entropy over labelled suffix positions, float32.
-        num_labels: how many those are, int64.
-        states: layer -> [B, P, H] at the chosen positions.
-        valid: bool [B, P], False where a row has no such position.
-        mask: bool [B, P], the positions that a loss may use: valid ones but the first token.
-        thoughts: [B, N, H], the inputs at the slots.
-        logits: [labelled positions, V], float32 at least, row by row; None unless asked for.
-        step_loss_sum: summed cross-entropy of the steps that the batch has thoughts write; None if it has none.
-    """
-
-    loss_sum: Tensor
-    num_labels: Tensor
-    states: dict[int, Tensor]
-    valid: Tensor
-    mask: Tensor
-    thoughts: Tensor
-    logits: Tensor | None = None
-    step_loss_sum: Tensor | None = None
-
-
-class ThoughtProjection(nn.Sequential):
-    """Computes in its own precision (float32, also beside a bfloat16 model) and answers in its input's."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        own = next(self.parameters()).dtype
-        return super().forward(input.to(own)).to(input.dtype)
-
-
-def make_projection(kind: str, size: int) -> nn.Module | None:
-    """Return the module that turns a hidden state into an input embedding, or None for the identity.
-
-    `linear` starts as the identity, so that a model which thought without it still does. `mlp` is a two-layer
-    perceptron with LayerNorm (CODI, arXiv 2502.21074).
-    """
-    if kind not in PROJECTIONS:
-        raise UserError(f'thought_projection is "{kind}"; it must be one of {", ".join(PROJECTIONS)}')
-    if kind == "none":
-        return None
-    if kind == "linear":
-        linear = nn.Linear(size, size)
-        nn.init.eye_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        return ThoughtProjection(linear)
-    return ThoughtProjection(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.LayerNorm(size))
-
-
-class ThinkingModel(nn.Module):
+class ThinkingModel(ThinkingCore):
     """A causal LM with a thinking loop.
 
     Args:
-        model: a name that `load_lm` knows, or a transformers model (then `tokenizer` is needed).
-        tokenizer: the model's tokenizer, with a pad token.
-        options: how it thinks.
-        load_options: passed on to `load_lm`.
+        model: Name of a base model (see `load_lm`), or a transformers model.
+        tokenizer: Tokenizer of a model object, with a pad token. A named model brings its own.
+        options: How the model thinks.
+        fuse_activations: Replace GPT-2's GELU by an equal, faster module. By default this happens to models loaded by
+            name and leaves model objects unchanged.
+        load_options: For a named model, keyword arguments of `load_lm`: device, dtype, revision, trust_remote_code,
+            quantization, keep_blocks, teacher, attn_implementation.
+
+    Attributes:
+        name: Name of the model.
+        source: Where the weights came from, in words.
+        notes: Choices made at load that a user should know.
+        kept_blocks: Blocks that depth pruning kept; None if it dropped none.
+        base: Name of the model that an adapter would belong on.
+        base_options: Options that load this base again.
+        base_weights: Fingerprint of the base.
+        is_saved: Whether `from_pretrained` found a saved thinking model, rather than a plain LM.
+        facts: What `save_pretrained` kept with a model that was loaded from a folder.
 
     Raises:
-        UserError: if the model cannot be loaded or an option does not fit.
+        UserError: If the model cannot be loaded, or an argument does not fit.
     """
 
-    lm: nn.Module
+    # Folders of a run that hold a model of this class, best first.
+    _RUN_PARTS: ClassVar[tuple[str, ...]] = ("student", "teacher/latent", "teacher/cot")
 
     def __init__(
         self,
@@ -122,175 +68,280 @@ class ThinkingModel(nn.Module):
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         options: ThinkingOptions | None = None,
+        fuse_activations: bool | None = None,
         **load_options: Any,
     ) -> None:
-        super().__init__()
-        self.notes: tuple[str, ...] = ()
-        if isinstance(model, str):
-            loaded = load_lm(model, **load_options)
-            self.name, self.source, self.notes = model, loaded.source, loaded.notes
-            self.lm, self.tokenizer = loaded.lm, loaded.tokenizer
-            self.kept_blocks = loaded.kept_blocks
-        else:
-            if tokenizer is None:
-                raise UserError("a model object was given without its tokenizer; pass tokenizer=")
-            self.name = self.source = str(model.config.name_or_path or type(model).__name__)
-            self.lm, self.tokenizer, self.kept_blocks = model, tokenizer, None
-        fuse_activations(self.lm)
-        self.load_options = load_options
-        # What makes the weights under an adapter again; `name` may say where those came from long ago.
-        self.base, self.base_options = self.name, load_options
-        # Before markers and adapters change it; an adapter is bound to it.
-        self.base_weights = fingerprint_base(unwrap(self.lm))
-        self.options = options or ThinkingOptions()
-        self.encoder = Encoder(self.tokenizer, prompt_style=self.options.prompt_style)
-        self.new_token_ids: tuple[int, ...] = ()
-        if self.options.markers:
-            self._add_markers()
-        projection = make_projection(self.options.projection, self.hidden_size)
-        self.projection = None if projection is None else projection.to(self.device)
+        super().__init__(model, tokenizer=tokenizer, options=options, fuse_activations=fuse_activations, **load_options)
+        self.is_saved = False
+        self.facts: dict[str, Any] = {}
 
-    @property
-    def hidden_size(self) -> int:
-        return hidden_size(unwrap(self.lm).config)
-
-    @property
-    def num_blocks(self) -> int:
-        return block_count(unwrap(self.lm).config)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.lm.parameters()).device
-
-    @property
-    def has_adapters(self) -> bool:
-        return isinstance(self.lm, PeftModel)
-
-    def _add_markers(self) -> None:
-        """Make sure the tokenizer has <bot> and <eot>, and the model embeddings for them."""
-        before = set(self.tokenizer.get_vocab())
-        # Beside the tokenizer's own special tokens, not in their place.
-        self.tokenizer.add_special_tokens(
-            {"additional_special_tokens": ["<bot>", "<eot>"]}, replace_extra_special_tokens=False
-        )
-        self.new_token_ids = tuple(
-            token_id
-            for token, token_id in zip(("<bot>", "<eot>"), self._marker_ids, strict=True)
-            if token not in before
-        )
-        inner: Any = unwrap(self.lm)
-        num_before = inner.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > num_before:
-            inner.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
-            # The mean of the others: the same each time that an adapter's base is made again.
-            with torch.no_grad():
-                for layer in (inner.get_input_embeddings(), inner.get_output_embeddings()):
-                    layer.weight[num_before:] = layer.weight[:num_before].mean(dim=0)
-
-    @property
-    def _marker_ids(self) -> tuple[int, int]:
-        bot, eot = (self.tokenizer.convert_tokens_to_ids(token) for token in ("<bot>", "<eot>"))
-        assert isinstance(bot, int) and isinstance(eot, int)
-        return bot, eot
-
-    def around_thoughts(
-        self, question: Sequence[int], suffix: Sequence[int]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return question and suffix ids with the thoughts' markers, if this model uses them."""
-        if not self.options.markers:
-            return tuple(question), tuple(suffix)
-        bot, eot = self._marker_ids
-        return (*question, bot), (eot, *suffix)
-
-    def forward(
-        self,
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
         *,
-        question_ids: Tensor,
-        question_mask: Tensor,
-        suffix_ids: Tensor,
-        labels: Tensor,
-        answer_start: Tensor,
-        num_thoughts: int,
-        index: Tensor | None = None,
-        step_labels: Tensor | None = None,
-        step_places: Tensor | None = None,
-        layers: Sequence[int] = (),
-        positions: str = "thoughts+answer",
-        forced: Tensor | None = None,
-        with_loss: bool = True,
-        with_logits: bool = False,
-    ) -> ThinkingOutput:
-        """Think through a batch (see `lrd_peft.data.collate.Batch`), and read the loss and the states.
-
-        The answer position is the one that predicts the answer's first token. With `positions="all"` the padding and
-        the first token (an attention sink) are masked.
-        """
-        keep_all = positions == "all"
-        thinking = think(
-            self.lm,
-            question_ids,
-            question_mask,
-            num_thoughts=num_thoughts,
-            suffix_ids=suffix_ids,
-            layers=layers,
-            keep_question=keep_all,
-            projection=self.projection,
-            forced=forced,
-            jacobi_passes=self.options.jacobi_passes,
-            states_only=not (with_loss or with_logits),
-        )
-        if 0 in thinking.states:
-            # At a slot the thought itself; some architectures (GPT-2) have added its position in their layer 0.
-            start = question_ids.shape[1] if keep_all else 0
-            inputs = thinking.states[0]
-            parts = [inputs[:, :start], thinking.thoughts, inputs[:, start + num_thoughts :]]
-            thinking.states[0] = torch.cat(parts, dim=1)
-        step_loss = None
-        if step_labels is not None and step_places is not None:
-            step_loss = summed_step_loss(self.lm, thinking.thoughts, labels=step_labels, places=step_places)
-        labelled = labels != IGNORED
-        loss = thinking.last.new_zeros((), dtype=torch.float32)
-        logits = None
-        if with_loss or with_logits:
-            predicting = thinking.last[:, num_thoughts : num_thoughts + labels.shape[1]]
-            if with_logits:
-                logits = head_logits(self.lm, predicting[labelled])
-            if with_loss and logits is not None:
-                loss = F.cross_entropy(logits, labels[labelled], reduction="sum")
-            elif with_loss:
-                loss = summed_cross_entropy(self.lm, predicting[labelled], labels[labelled])
-        if keep_all:
-            first_token = (question_mask.cumsum(dim=1) == 1) & (question_mask == 1)
-            slot_part = torch.ones_like(question_mask[:, :1], dtype=torch.bool).expand(-1, num_thoughts)
-            valid = torch.cat([question_mask == 1, slot_part, labelled], dim=1)
-            mask = torch.cat([(question_mask == 1) & ~first_token, slot_part, labelled], dim=1)
-            states = thinking.states
-        else:
-            where = torch.arange(num_thoughts, device=answer_start.device).expand(len(answer_start), -1)
-            if positions == "thoughts+answer":
-                where = torch.cat([where, (num_thoughts + answer_start - 1)[:, None]], dim=1)
-            mask = valid = torch.ones_like(where, dtype=torch.bool)
-            states = {layer: gather_positions(state, where) for layer, state in thinking.states.items()}
-        return ThinkingOutput(
-            loss_sum=loss,
-            num_labels=labelled.sum(),
-            states=states,
-            valid=valid,
-            mask=mask,
-            thoughts=thinking.thoughts,
-            logits=logits,
-            step_loss_sum=step_loss,
-        )
-
-    def num_parameters(self, *, trainable: bool = False) -> int:
-        """Count parameters, a tied weight once.
+        revision: str | None = None,
+        options: ThinkingOptions | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
+        trainable: bool = False,
+        **load_options: Any,
+    ) -> Self:
+        """Load a model in evaluation mode.
 
         Args:
-            trainable: only those that require a gradient, LoRA adapters and projectors among them; else those of the
-                model that answers, with adapters merged into the weights that they change, so not counted again.
+            name: Folder of a saved thinking model, run folder, hub id of either a thinking model or a plain causal LM,
+                folder of a plain causal LM, or the name of an embedded model.
+            revision: Branch, tag or commit of a hub id.
+            options: How the model thinks; by default as saved, or `ThinkingOptions()` for a plain LM.
+            device: Where to put the model; None leaves it on the CPU.
+            dtype: float32, bfloat16 or float16; by default as saved, or float32.
+            trust_remote_code: Run Python code that comes with the model.
+            trainable: Leave a saved adapter trainable.
+            load_options: More keyword arguments of `load_lm`.
+
+        Returns:
+            The model.
+
+        Raises:
+            UserError: If there is no such model, it is damaged, or the hub does not answer.
+
+        Example:
+            >>> from lrd_peft import StudentModel
+            >>> StudentModel.from_pretrained("tiny-student").num_blocks
+            6
         """
-        if trainable:
-            return sum(p.numel() for p in self.parameters() if p.requires_grad)
-        modules = [self.lm] if self.projection is None else [self.lm, self.projection]
-        named = [pair for module in modules for pair in module.named_parameters()]
-        return sum(p.numel() for name, p in named if "lora_" not in name and "token_adapter" not in name)
+        given = {**load_options, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        given = {key: value for key, value in given.items() if value not in (None, False)}
+        found = find_saved_model(str(name), parts=cls._RUN_PARTS, revision=revision)
+        if found is None:
+            if revision is not None:
+                given["revision"] = revision
+            return cls(str(name), options=options, **given).eval()
+        return cls._from_folder(found, options=options, trainable=trainable, given=given)
+
+    @classmethod
+    def _from_folder(
+        cls, found: FoundModel, *, options: ThinkingOptions | None, trainable: bool, given: dict[str, Any]
+    ) -> Self:
+        saved = read_description(found.folder)
+        check_model_folder(found.folder)
+        options = options or saved.options
+        if saved.adapter:
+            model = cls(saved.base, options=options, **{**saved.load_options, **given})
+        else:
+            model = cls(str(found.folder), options=options, **given)
+            # An adapter trained on this model belongs on these weights, not on those that they started from.
+            model.base, model.base_options = found.name, {**given, **found.options}
+            model.name, model.load_options = saved.base, saved.load_options
+        model.is_saved, model.facts = True, saved.facts
+        extra = model._usable_extra(load_extra(found.folder))
+        if saved.adapter:
+            model._check_base(saved, found.folder)
+            unfit = (
+                f"the adapter in {found.folder} does not fit the base model {model.name} "
+                f"(width {model.hidden_size}, {model.num_blocks} blocks)"
+            )
+            model.lm = load_adapter(model.lm, found.folder, trainable=trainable, unfit=unfit)
+        model._load_extra(extra, found.folder)
+        return model.eval()
+
+    def _check_base(self, saved: SavedModel, folder: Path) -> None:
+        """Refuse an adapter that was trained on other weights, where both have the same precision."""
+        same_kind = all(
+            saved.load_options.get(name) == self.base_options.get(name) for name in ("dtype", "quantization")
+        )
+        if same_kind and saved.base_weights not in (None, self.base_weights):
+            raise UserError(
+                f"the adapter in {folder} was trained on {saved.base!r} with weights {saved.base_weights}; "
+                f"{self.base!r} has weights {self.base_weights} now: an adapter works on its own base only"
+            )
+
+    def _usable_extra(self, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors outside the LM that this class loads from a saved model."""
+        return {name: value for name, value in extra.items() if not name.startswith(_STUDENT_ONLY)}
+
+    def _extra_state(self) -> dict[str, Tensor]:
+        left_out = ("lm.", "step_decoder.")
+        return {name: value.contiguous() for name, value in self.state_dict().items() if not name.startswith(left_out)}
+
+    def _load_extra(self, stored: Mapping[str, Tensor], folder: Path) -> None:
+        own = self._extra_state()
+        if wrong := sorted(stored.keys() ^ own.keys()):
+            raise UserError(f"{folder} does not fit this model: only one of the two has {', '.join(wrong)}")
+        for name, value in stored.items():
+            if value.shape != own[name].shape:
+                raise UserError(
+                    f"{folder} does not fit the model {self.name} of width {self.hidden_size}: {name} is "
+                    f"{list(value.shape)} there and {list(own[name].shape)} here"
+                )
+        self.load_state_dict(dict(stored), strict=False)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        card: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        **push_options: Any,
+    ) -> None:
+        """Save the model: its adapter alone if it has one, else all weights.
+
+        `from_pretrained` loads the folder. An adapter is also a plain PEFT folder, full weights a plain transformers
+        folder; both load there without the ability to think.
+
+        Args:
+            folder: Folder to create or replace.
+            push_to_hub: Upload the folder too.
+            repo_id: Repository to upload to, "owner/name"; by default the name of the folder.
+            card: Text of the model card; by default it is built from the model.
+            facts: JSON values to keep in `lrd_model.json`.
+            push_options: Keyword arguments of `push_to_hub`.
+
+        Raises:
+            UserError: If the folder cannot be written or uploaded.
+
+        Example:
+            >>> import tempfile
+            >>> from lrd_peft import StudentModel, create_lora_model
+            >>> student = create_lora_model(StudentModel("tiny-student"), r=2)
+            >>> folder = tempfile.mkdtemp()
+            >>> student.save_pretrained(folder)
+            >>> StudentModel.from_pretrained(folder).has_adapters
+            True
+        """
+        if push_options and not push_to_hub:
+            raise UserError(f"{', '.join(sorted(push_options))}: only used with push_to_hub=True")
+        path = Path(folder)
+        saved = self.describe(facts or {})
+        card = make_card(saved, name=repo_id or path.name) if card is None else card
+        write_model_folder(
+            path, lm=self.lm, tokenizer=self.tokenizer, extra=self._extra_state(), saved=saved, card=card
+        )
+        if push_to_hub:
+            upload_folder(path, repo_id or path.name, **push_options)
+
+    def describe(self, facts: Mapping[str, Any]) -> SavedModel:
+        """Return what `save_pretrained` writes to `lrd_model.json`.
+
+        Args:
+            facts: JSON values to keep with it.
+        """
+        adapter = self.has_adapters
+        options = self.base_options if adapter else self.load_options
+        return SavedModel(
+            base=self.base if adapter else self.name,
+            adapter=adapter,
+            # The device is left out: the model may be loaded on another machine.
+            load_options=_plain_options(options),
+            options=self.options,
+            base_weights=self.base_weights if adapter else None,
+            facts=dict(facts),
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload a thinking model",
+        card: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face Hub; `from_pretrained(repo_id)` loads it.
+
+        Args:
+            repo_id: "owner/name"; created if needed.
+            private: Visibility of a new repository; None for the owner's default.
+            token: Access token; None for the one of `hf auth login`.
+            commit_message: Message of the commit.
+            card: Text of the model card; by default it is built from the model.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UserError: If the hub does not answer or refuses.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder, card=make_card(self.describe({}), name=repo_id) if card is None else card)
+            return upload_folder(folder, repo_id, private=private, token=token, commit_message=commit_message)
+
+    @torch.no_grad()
+    def solve(
+        self,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = 256,
+        top_tokens: int = 3,
+        num_thoughts: int | None = None,
+    ) -> list[Solution]:
+        """Answer questions, after thoughts if the model thinks, and read the answers from the texts.
+
+        Args:
+            questions: Any number of questions.
+            max_new_tokens: Maximum number of generated tokens per question.
+            top_tokens: Number of tokens to decode from each thought.
+            num_thoughts: Number of thoughts; None for the model's own.
+
+        Returns:
+            One solution per question.
+
+        Raises:
+            UserError: If a question does not fit the model's context.
+
+        Example:
+            >>> from lrd_peft import StudentModel
+            >>> student = StudentModel.from_pretrained("tiny-student")
+            >>> (solution,) = student.solve(["Ann has 3 pens. She buys 4 more. How many pens does Ann have?"])
+            >>> len(solution.thoughts)
+            4
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            return solve_batch(
+                self, questions, max_new_tokens=max_new_tokens, top_tokens=top_tokens, num_thoughts=num_thoughts
+            )
+        finally:
+            self.train(was_training)
+
+    def generate(
+        self, questions: Sequence[str], *, max_new_tokens: int = 256, num_thoughts: int | None = None
+    ) -> list[str]:
+        """Think about questions, then write.
+
+        Args:
+            questions: Any number of questions.
+            max_new_tokens: Maximum number of generated tokens per question.
+            num_thoughts: Number of thoughts; None for the model's own.
+
+        Returns:
+            One text per question: everything after the thoughts, including the answer marker.
+
+        Raises:
+            UserError: If a question does not fit the model's context.
+
+        Example:
+            >>> from lrd_peft import TeacherModel
+            >>> teacher = TeacherModel.from_pretrained("tiny-teacher")
+            >>> texts = teacher.generate(["What is 2 + 3?"], max_new_tokens=8, num_thoughts=0)
+            >>> len(texts)
+            1
+        """
+        solutions = self.solve(questions, max_new_tokens=max_new_tokens, top_tokens=0, num_thoughts=num_thoughts)
+        return [solution.text for solution in solutions]
+
+
+def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return load options as JSON values: a torch dtype or device by its name, a range of blocks as a list."""
+    plain = {}
+    for name, value in options.items():
+        if isinstance(value, (torch.dtype, torch.device)):
+            value = str(value).removeprefix("torch.")
+        plain[name] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return plain

@@ -1,4 +1,4 @@
-"""Groups records: one cell is one method on one data set in one configuration, over seeds. Knows no files."""
+"""Group records into cells: one method on one data set in one configuration, over seeds."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lrd_peft.config.identity import NO_RESULT, has_use_for
-from lrd_peft.errors import UserError
+from lrd_peft.config.methods import METHODS
 from lrd_peft.evaluation.metrics import Summary
-from lrd_peft.methods import METHODS
-from lrd_peft.records import Costs, Record, unpack_outcomes
+from lrd_peft.evaluation.outcomes import unpack_outcomes
+from lrd_peft.evaluation.records import Costs, Record
 from lrd_peft.report.estimates import Estimate, PairedTest, mean_estimate, paired_test, share_estimate
 from lrd_peft.report.style import OURS, in_order
+from lrd_peft.runtime.errors import UserError
 
 # A configuration field, or several of which each combination is a value.
 Axis: TypeAlias = str | tuple[str, ...]
 
 
 class NothingToDraw(UserError):
-    """The records hold nothing for this figure or table; the message says what is missing."""
+    """The records lack what a figure or table needs; the message says what is missing."""
 
 
 @dataclass(slots=True)
-class Cell:
+class CellRecords:
     """One method on one data set in one configuration.
 
     Attributes:
-        method: its name; `latent-lora-alpha0` where latent-lora ran without the alignment.
-        dataset: the data set's name.
-        value: of the field by which cells were asked for, as JSON has it, a tuple for several; None if none was.
-        summaries: seed -> summary, over the same held-out problems.
-        outcomes: seed -> problem id -> right.
-        costs: seed -> what the run of this very method used; no entry where another method's run measured it.
-        total_parameters: of the model that answers.
+        method: Name; `latent-lora-alpha0` for latent-lora without alignment.
+        dataset: Name of the data set.
+        value: JSON value of the field that separates the cells, a tuple for several fields; None without a field.
+        summaries: Seed -> summary, over the same held-out problems.
+        outcomes: Seed -> problem id -> right.
+        costs: Seed -> costs of the method's own run; absent if another method's run graded it.
+        total_parameters: Parameters of the model that answers.
     """
 
     method: str
@@ -52,37 +53,50 @@ class Cell:
 
     @property
     def num_seeds(self) -> int:
-        """Seeds that were measured."""
+        """Number of seeds."""
         return len(self.summaries)
 
     def by_steps(self) -> dict[int, Estimate]:
-        """Return accuracy by number of steps, for groups that every seed has."""
+        """Return accuracy by number of steps, for the groups that every seed has."""
         return self._groups([summary.by_steps for summary in self.summaries.values()])
 
     def by_subject(self) -> dict[str, Estimate]:
-        """Return accuracy by subject, for groups that every seed has."""
+        """Return accuracy by subject, for the groups that every seed has."""
         return self._groups([summary.by_subject for summary in self.summaries.values()])
 
     def mean(self, name: str) -> Estimate:
-        """Return the mean over seeds of a number of the summary, such as `mean_passes`."""
+        """Return the mean over seeds of a field of the summary, such as `mean_passes`."""
         return mean_estimate([getattr(summary, name) for summary in self.summaries.values()])
 
     def training_seconds(self) -> Estimate | None:
-        """Return the time of the method's own training: the student's, or the teacher's where that is the method.
+        """Return the duration of the method's own training in seconds: of the teacher if that is the method.
 
-        None where no run of this method left its costs, or it trains nothing.
+        None if there is no run of the method itself, or it trains nothing.
         """
         phase = "teacher" if _is_teacher(self.method) else "student"
         times = [costs.wall_seconds.get(phase, 0.0) for costs in self.costs.values()]
         return mean_estimate(times) if times and max(times) > 0 else None
 
+    def total_seconds(self) -> Estimate | None:
+        """Return the duration of teacher, store and student together, in seconds.
+
+        None if there is no run of the method itself, or nothing was trained.
+        """
+        if self.training_seconds() is None:
+            return None
+        times = [
+            sum(seconds for phase, seconds in costs.wall_seconds.items() if phase != "evaluation")
+            for costs in self.costs.values()
+        ]
+        return mean_estimate(times)
+
     def share(self, counts: Sequence[tuple[int, int]]) -> Estimate:
-        """Return the mean share of (right, n) a seed."""
+        """Return the mean accuracy of one (right, n) pair per seed."""
         sizes = {n for _, n in counts}
         if len(sizes) != 1:
             raise UserError(
                 f"{self.method} on {self.dataset} was measured on {' and '.join(map(str, sorted(sizes)))} problems; "
-                f"records of one study need the same held-out problems"
+                f"all records of a study must have the same held-out problems"
             )
         return share_estimate([right for right, _ in counts], sizes.pop())
 
@@ -92,26 +106,26 @@ class Cell:
 
 
 def method_name(record: Record) -> str:
-    """Return the method of a record, told from its own ablation: latent-lora with alpha = 0 aligns nothing."""
+    """Return the method of a record; latent-lora with alpha 0 has a name of its own, because it aligns nothing."""
     return "latent-lora-alpha0" if record.method == OURS and record.config.get("distill_alpha") == 0 else record.method
 
 
-def cells(records: Iterable[Record], *, by: Axis | None = None, own: bool = False) -> list[Cell]:
-    """Return the cells of the records, in the order of methods, data sets and values of the field.
+def cells_of(records: Iterable[Record], *, by: Axis | None = None, own: bool = False) -> list[CellRecords]:
+    """Return the cells of the records, ordered by method, data set and value of the field.
 
-    A run also measures methods beside its own (`base`, the teacher). Such an entry fills a cell only where no run of
-    that method itself did.
+    A run also grades reference methods (`base`, the teacher). Such an entry fills a cell only if no run of that method
+    itself does.
 
     Args:
-        records: of one study.
-        by: cells are kept apart by its value. The teacher's cells are not, by `student`, nor those of a method by a
-            field that its loss has no use for.
-        own: leave out what a run measured beside its own method, and take alpha = 0 as a value, not as a method.
+        records: Records of one study.
+        by: Field or fields whose values separate cells. Fields that do not affect a method do not separate its cells,
+            and `student` does not separate the teacher's.
+        own: Leave out reference methods, and treat alpha 0 as a value, not as a method.
 
     Raises:
-        UserError: if two runs of one cell and seed differ.
+        UserError: If two runs of one cell and seed differ.
     """
-    found: dict[tuple[str, str, str], Cell] = {}
+    found: dict[tuple[str, str, str], CellRecords] = {}
     owned: dict[tuple[str, str, str, int], Record] = {}
     for record in records:
         for dataset in record.datasets:
@@ -122,13 +136,13 @@ def cells(records: Iterable[Record], *, by: Axis | None = None, own: bool = Fals
                 method = method_name(record) if mine and not own else name
                 value = None if by is None else _value(record, by, of_teacher=_is_teacher(name))
                 key = (method, dataset, json.dumps(value, sort_keys=True))
-                cell = found.setdefault(key, Cell(method, dataset, value, entry["total_parameters"]))
+                cell = found.setdefault(key, CellRecords(method, dataset, value, entry["total_parameters"]))
                 if mine:
                     if _is_known(owned, (*key, record.seed), record):
                         continue
                 elif record.seed in cell.summaries:
                     continue
-                cell.summaries[record.seed] = Summary.from_dict(entry["summary"])
+                cell.summaries[record.seed] = Summary.from_json(entry["summary"])
                 cell.outcomes[record.seed] = unpack_outcomes(entry["outcomes"])
                 cell.total_parameters = entry["total_parameters"]
                 if mine:
@@ -140,13 +154,13 @@ def cells(records: Iterable[Record], *, by: Axis | None = None, own: bool = Fals
     )
 
 
-def dataset_order(found: Iterable[Cell]) -> list[str]:
-    """Return the data sets in the order in which the records name them."""
+def dataset_order(found: Iterable[CellRecords]) -> list[str]:
+    """Return the data sets in the order of the cells."""
     return list(dict.fromkeys(cell.dataset for cell in found))
 
 
 def sort_key(value: Any) -> tuple[Any, ...]:
-    """Order the values of a field: numbers by size, lists by their first and last entry, names by name."""
+    """Return a sort key for values of a field: numbers by size, lists by length and entries, names by name."""
     if value is None:
         return (0,)
     if isinstance(value, bool | int | float):
@@ -158,8 +172,8 @@ def sort_key(value: Any) -> tuple[Any, ...]:
     return (3, str(value))
 
 
-def against_ours(found: Sequence[Cell]) -> dict[tuple[str, str], PairedTest]:
-    """Return (method, data set) -> the paired test of latent-lora (first) against that method (second)."""
+def against_ours(found: Sequence[CellRecords]) -> dict[tuple[str, str], PairedTest]:
+    """Return (method, data set) -> paired test of latent-lora (first) against that method (second)."""
     ours = {cell.dataset: cell for cell in found if cell.method == OURS}
     return {
         (cell.method, cell.dataset): paired_test(ours[cell.dataset].outcomes, cell.outcomes)
@@ -185,10 +199,10 @@ def _value(record: Record, by: Axis, *, of_teacher: bool) -> Any:
 
 
 def _is_known(owned: dict[tuple[str, str, str, int], Record], key: tuple[str, str, str, int], record: Record) -> bool:
-    """Whether the cell has its record already: one that differs only in fields that its method has no use for.
+    """Whether the cell already has a record that differs only in fields that do not affect its method.
 
     Raises:
-        UserError: if it has one that differs in more.
+        UserError: If it has one that differs in other fields.
     """
     other = owned.setdefault(key, record)
     if other is record:
@@ -198,6 +212,6 @@ def _is_known(owned: dict[tuple[str, str, str, int], Record], key: tuple[str, st
     if asked and not any(has_use_for(record.method, name) for name in asked):
         return True
     raise UserError(
-        f"two records of {record.method} on {key[1]} with seed {record.seed} stand for one cell; "
-        f"they differ in {', '.join(differing) or 'nothing'}: keep one, or put them into studies of their own"
+        f"two records of {record.method} on {key[1]} with seed {record.seed} belong to one cell; "
+        f"they differ in {', '.join(differing) or 'nothing'}: keep one, or move them to separate studies"
     )

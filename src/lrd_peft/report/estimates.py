@@ -1,27 +1,26 @@
-"""Means over seeds, their intervals, paired tests. Knows numbers and outcomes, not records or figures."""
+"""Means over seeds with 95% intervals, and paired tests of two methods."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import special
-
-from lrd_peft.errors import UserError
 from lrd_peft.evaluation.metrics import mcnemar, pair_by_id, wilson
+from lrd_peft.runtime.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds with its 95% interval; without one (low = high = mean) where a single value is all there is.
+    """A mean over seeds with its 95% interval (low = high = mean for a single value without interval).
 
     Attributes:
-        mean: over the seeds.
-        low: lower end of the interval.
-        high: upper end.
-        num_seeds: how many values the mean is of.
-        num_problems: held-out problems behind each of them; None where it is no share of problems.
+        mean: Mean over seeds.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        num_seeds: Number of values.
+        num_problems: Held-out problems behind each value; None if the value is not an accuracy.
     """
 
     mean: float
@@ -32,7 +31,7 @@ class Estimate:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """How far the interval goes below and above the mean."""
+        """Distance from the mean to the lower and the upper end of the interval."""
         return max(0.0, self.mean - self.low), max(0.0, self.high - self.mean)
 
 
@@ -41,13 +40,14 @@ class PairedTest:
     """Two methods on the same problems.
 
     Attributes:
-        difference: mean accuracy of the first less that of the second.
-        p_problems: chance of the problems: McNemar's exact test for one seed, else a paired t-test over problems, each
-            problem's value being the difference of its means over seeds.
-        p_seeds: chance of the training: paired t-test over the seeds; None for fewer than two, or where no seed differs
-            from another.
-        num_seeds: seeds that both have.
-        num_problems: problems of each.
+        difference: Mean accuracy of the first minus that of the second.
+        p_problems: p-value over problems: McNemar's exact test for one seed, otherwise a paired t-test in which the
+            value of a problem is the difference of its means over seeds.
+        p_seeds: p-value over seeds, of a paired t-test; None for fewer than two seeds, or if all differences are equal.
+        num_seeds: Seeds that both have.
+        num_problems: Problems that both answered.
+        low: Lower end of the 95% interval of the difference: Student's t over problems or seeds, whichever is wider.
+        high: Upper end.
     """
 
     difference: float
@@ -55,15 +55,20 @@ class PairedTest:
     p_seeds: float | None
     num_seeds: int
     num_problems: int
+    low: float = math.nan
+    high: float = math.nan
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean and Student's t interval over seeds; a single value has no interval.
+    """Return the mean and Student's 95% t interval; a single value has no interval.
 
-    mean -+ t(0.975, S - 1) s / sqrt(S), s the standard deviation with S - 1 below.
+    mean ± t(0.975, S - 1) s / sqrt(S) for S values with sample standard deviation s (denominator S - 1).
+
+    Args:
+        values: One value per seed.
 
     Raises:
-        UserError: if there are no values.
+        UserError: If there are no values.
     """
     count = len(values)
     if not count:
@@ -71,20 +76,25 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / count
     if count == 1:
         return Estimate(mean, mean, mean, 1)
-    reach = float(special.stdtrit(count - 1, 0.975)) * _deviation(values, mean) / math.sqrt(count)
+    from scipy import stats  # takes half a second, which single seeds do not need
+
+    reach = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
     return Estimate(mean, mean - reach, mean + reach, count)
 
 
 def share_estimate(right: Sequence[int], n: int) -> Estimate:
-    """Return the mean share of right answers over seeds, all of which met the same n problems.
+    """Return the mean accuracy over seeds on the same n problems.
 
-    The interval covers both kinds of chance, the wider of two at either end: Wilson's for the mean (rounded to a whole
-    number of problems) in n problems, which is the chance of the problems and all there is for one seed; and Student's
-    t over the seeds' shares, which is the chance of the training. It stays within [0, 1].
+    The interval covers variance over problems and over seeds: at each end, the wider of Wilson's interval for the mean
+    in n problems (rounded to whole problems) and Student's t interval over seeds, within [0, 1]. A single seed has
+    Wilson's only.
+
+    Args:
+        right: Correct answers per seed.
+        n: Number of problems.
     """
     seeds = mean_estimate([count / n for count in right])
     low, high = wilson(round(seeds.mean * n), n)
-    # min and max with the mean: rounding to whole problems must not push the interval off it.
     return Estimate(
         seeds.mean,
         max(0.0, min(low, seeds.low)),
@@ -95,39 +105,48 @@ def share_estimate(right: Sequence[int], n: int) -> Estimate:
 
 
 def paired_test(first: Mapping[int, Mapping[str, bool]], second: Mapping[int, Mapping[str, bool]]) -> PairedTest:
-    """Compare two methods, each given as seed -> problem -> right, on the seeds that both have.
+    """Compare two methods on the seeds that both have, or on the first seed of each if they share none.
 
-    A method without any seed in common (an untrained model measured once) is compared by its first seed throughout.
+    Args:
+        first: Seed -> problem id -> right.
+        second: The same for the other method.
 
     Raises:
-        UserError: if they did not meet the same problems, or one has no seed.
+        UserError: If the problems differ, or one method has no seed.
     """
     if not first or not second:
-        raise UserError("a paired test needs at least one seed on both sides")
+        raise UserError("a paired test needs at least one seed of each method")
     shared = sorted(first.keys() & second.keys())
     couples = [(first[seed], second[seed]) for seed in shared] or [(first[min(first)], second[min(second)])]
     rows = [pair_by_id(a, b) for a, b in couples]
     count, n = len(rows), len(rows[0][0])
     by_seed = [(sum(a) - sum(b)) / n for a, b in rows]
+    columns = zip(*([int(x) - int(y) for x, y in zip(a, b, strict=True)] for a, b in rows), strict=True)
+    by_problem = [sum(column) / count for column in columns]
     if count == 1:
         p_problems = mcnemar(*rows[0]).p_value
     else:
-        columns = zip(*([int(x) - int(y) for x, y in zip(a, b, strict=True)] for a, b in rows), strict=True)
-        found = _t_test([sum(column) / count for column in columns])
+        found = _t_test(by_problem)
         p_problems = float(not any(by_seed)) if found is None else found
-    return PairedTest(math.fsum(by_seed) / count, p_problems, _t_test(by_seed), count, n)
+    spans = [mean_estimate(by_problem), mean_estimate(by_seed)]
+    return PairedTest(
+        difference=math.fsum(by_seed) / count,
+        p_problems=p_problems,
+        p_seeds=_t_test(by_seed),
+        num_seeds=count,
+        num_problems=n,
+        low=min(span.low for span in spans),
+        high=max(span.high for span in spans),
+    )
 
 
 def _t_test(values: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of a mean of zero; None where the values do not vary."""
+    """Return the two-sided p-value of the hypothesis that the mean is zero; None if the values do not vary."""
     if len(values) < 2:
         return None
+    from scipy import stats
+
     mean = math.fsum(values) / len(values)
-    deviation = _deviation(values, mean)
-    if deviation <= 1e-12 * max(1.0, abs(mean)):
+    if statistics.pstdev(values) <= 1e-12 * max(1.0, abs(mean)):
         return None
-    return float(2 * special.stdtr(len(values) - 1, -abs(mean) / deviation * math.sqrt(len(values))))
-
-
-def _deviation(values: Sequence[float], mean: float) -> float:
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return float(stats.ttest_1samp(values, 0.0).pvalue)  # pyright: ignore[reportAttributeAccessIssue]

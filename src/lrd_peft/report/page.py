@@ -1,9 +1,10 @@
-"""The report as one HTML page that loads nothing: figures inlined, all text from data escaped."""
+"""The report as one self-contained HTML page: figures inlined, all text from data escaped."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,10 +12,13 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lrd_peft.report.main_table import main_table
-from lrd_peft.report.results import Study
+from lrd_peft.evaluation.decoded_thoughts import Answers
+from lrd_peft.report.provenance import commands, environment_lines
+from lrd_peft.report.study_records import StudyRecords
 from lrd_peft.report.style import OURS, method_style
-from lrd_peft.report.summary import commands, cost_table, environment_lines, verdict
+from lrd_peft.report.tables import cost_table, detail_table, main_table
+from lrd_peft.report.thought_tables import ablation_table, probe_table
+from lrd_peft.report.verdict import headline, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +26,9 @@ class PageFigure:
     """A drawn figure.
 
     Attributes:
-        name: its file's name without ending.
-        caption: what one sees.
-        source: the study it is from, seeds and problems.
+        name: file name without extension.
+        caption: what it shows.
+        source: the studies it is drawn from, seeds and problems.
         png: the picture.
     """
 
@@ -35,26 +39,28 @@ class PageFigure:
 
 
 def render_page(
-    main: Study,
+    main: StudyRecords,
     *,
-    studies: Mapping[str, Study],
+    chart: bytes | None = None,
+    studies: Mapping[str, StudyRecords],
     figures: Sequence[PageFigure],
     skipped: Sequence[str],
     reference: bool = False,
 ) -> str:
     """Return the page.
 
-    Its Content-Security-Policy allows the one style sheet and the one script by their hashes, pictures from data URLs,
-    and nothing else: no network, no inline handler, no form target.
+    Its Content-Security-Policy allows one style sheet and one script by their hashes and pictures from data URLs; it
+    blocks network access, inline handlers and form targets.
 
     Args:
-        main: the study of verdict and table.
+        main: the study of the verdict and table 1.
+        chart: the chart of the verdict as PNG.
         studies: all of them, for the commands.
-        figures: in the page's order.
+        figures: in the order of the page.
         skipped: a line for each figure that could not be drawn.
-        reference: add SPEC.md's claims to the table, labelled.
+        reference: add SPEC.md's claims to the table, labeled.
     """
-    # The package's own files; everything else on the page is data and is escaped.
+    # Files of the package; everything else on the page is data and is escaped.
     css, js = (Markup(_asset(name)) for name in ("page.css", "page.js"))
     policy = "; ".join(
         (
@@ -77,8 +83,11 @@ def render_page(
         css=css,
         js=js,
         ours=method_style(OURS).label,
+        headline=headline(main.records),
+        chart=None if chart is None else base64.b64encode(chart).decode(),
         verdict=verdict(main.records),
         main=main_table(main.records, reference=reference),
+        details=detail_table(main.records),
         figures=[
             {
                 "name": figure.name,
@@ -94,25 +103,61 @@ def render_page(
             {"title": study.title, "about": describe(study), "commands": commands(study)} for study in studies.values()
         ],
         environment=environment_lines([record for study in studies.values() for record in study.records]),
+        ablations=[
+            {"title": f"{each.model} on {each.dataset}", "verdict": each.verdict(), "table": ablation_table(each)}
+            for each in (main.ablations.found if main.ablations else ())
+        ],
+        probes=[
+            {"title": f"{each.model} on {each.dataset}", "verdict": each.verdict(), "table": probe_table(each)}
+            for each in (main.probes.found if main.probes else ())
+        ],
         answers=main.answers,
+        common=common_token(main.answers) if main.answers else None,
         datasets=sorted({each.dataset for each in main.answers.problems}) if main.answers else [],
     )
 
 
-def describe(study: Study) -> str:
-    """Return where numbers come from: "methods: 40 records, 5 seeds, 500 held-out problems a set"."""
+def describe(*studies: StudyRecords) -> str:
+    """Return where numbers come from: "methods: 40 records, 5 seeds, 500 held-out problems per set"."""
     sizes = sorted(
         {
             entry["summary"]["n"]
+            for study in studies
             for record in study.records
             for part in record.metrics.values()
             for entry in part.values()
         }
     )
+    records = sum(len(study.records) for study in studies)
+    seeds = max(study.num_seeds for study in studies)
     return (
-        f"{study.name}: {_count(len(study.records), 'record')}, {_count(study.num_seeds, 'seed')}, "
-        f"{' or '.join(map(str, sizes))} held-out problems a set."
+        f"{', '.join(study.name for study in studies)}: {_count(records, 'record')}, {_count(seeds, 'seed')}, "
+        f"{' or '.join(map(str, sizes))} held-out problems per set."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CommonToken:
+    """The token that the LM head assigns to most thoughts.
+
+    Attributes:
+        token: its text.
+        count: thoughts of which it is the most probable token.
+        total: all thoughts.
+    """
+
+    token: str
+    count: int
+    total: int
+
+
+def common_token(answers: Answers) -> CommonToken | None:
+    """Return the most frequent of the thoughts' most probable tokens; None without thoughts."""
+    tops = Counter(thought[0].token for each in answers.problems for thought in each.thoughts if thought)
+    if not tops:
+        return None
+    token, count = tops.most_common(1)[0]
+    return CommonToken(token, count, tops.total())
 
 
 def _count(number: int, what: str) -> str:

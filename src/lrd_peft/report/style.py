@@ -1,8 +1,7 @@
-"""How tables, figures and pages name, order and colour things. The one place where that is decided; knows no records.
+"""Names, order, colors and markers of methods and data sets in tables, figures and pages.
 
-Colours are those of Okabe and Ito, and two of Tol's, which people of every colour vision can tell apart; a marker says
-the same a second time, so that a picture can be read in grey print too. What thinks is filled and solid, what writes is
-open and dashed, or hatched.
+Every method has a color and a marker of its own, so that figures can be read with any color vision and in grayscale.
+Text methods use open markers, dashed lines and hatching; latent methods are filled and solid.
 """
 
 from __future__ import annotations
@@ -16,98 +15,105 @@ OURS = "latent-lora"
 BLACK, GREY = "#000000", "#7F7F7F"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-WINE, INDIGO = "#882255", "#332288"
 
 
 @dataclass(frozen=True, slots=True)
 class MethodStyle:
-    """How one method looks everywhere.
+    """Appearance of one method in every figure.
 
     Attributes:
-        label: its name in figures and tables.
+        label: name in figures and tables.
         description: what it is, in a few words.
-        colour: hexadecimal.
-        marker: matplotlib's name of the marker.
-        thinks: answers in thoughts; else it writes.
+        color: hexadecimal.
+        marker: matplotlib's marker: its name, or corners, style and angle.
+        latent: answers after thoughts; if false, after written steps.
     """
 
     label: str
     description: str
-    colour: str
-    marker: str
-    thinks: bool = False
+    color: str
+    marker: str | tuple[int, int, int]
+    latent: bool = False
 
     @property
     def look(self) -> dict[str, Any]:
-        """matplotlib's arguments for a line with markers."""
+        """Return matplotlib's arguments for a line with markers."""
         return {
-            "color": self.colour,
+            "color": self.color,
             "marker": self.marker,
-            "markerfacecolor": self.colour if self.thinks else "white",
-            "markeredgecolor": self.colour,
-            "linestyle": "-" if self.thinks else (0, (4, 1.5)),
+            "markerfacecolor": self.color if self.latent else "white",
+            "markeredgecolor": self.color,
+            "linestyle": "-" if self.latent else (0, (4, 1.5)),
         }
 
     @property
     def points(self) -> dict[str, Any]:
-        """matplotlib's arguments for markers without a line."""
+        """Return matplotlib's arguments for markers without a line."""
         return {**self.look, "linestyle": "none"}
 
     @property
     def bar(self) -> dict[str, Any]:
-        """matplotlib's arguments for a bar."""
-        face = {"facecolor": self.colour} if self.thinks else {"facecolor": "white", "hatch": "////"}
-        return face | {"edgecolor": self.colour}
+        """Return matplotlib's arguments for a bar."""
+        face = {"facecolor": self.color} if self.latent else {"facecolor": "white", "hatch": "////"}
+        return face | {"edgecolor": self.color}
 
 
-def _thinks(label: str, description: str, colour: str, marker: str) -> MethodStyle:
-    return MethodStyle(label, description, colour, marker, thinks=True)
+def _latent(label: str, description: str, color: str, marker: str | tuple[int, int, int]) -> MethodStyle:
+    return MethodStyle(label, description, color, marker, latent=True)
 
 
-# In the order of every table and legend: those that write, then those that think.
-METHODS: dict[str, MethodStyle] = {
+# In the order of every table and legend: text methods, then latent methods.
+METHOD_STYLES: dict[str, MethodStyle] = {
     "base": MethodStyle("Base", "student, untrained, written steps", BLACK, "o"),
     "teacher-cot": MethodStyle("Teacher, CoT", "teacher, written steps", BLUE, "^"),
     "direct": MethodStyle("Direct answer", "student, all weights, answer only", GREY, "v"),
-    "icot": MethodStyle("iCoT", "student, steps removed by stage", WINE, "<"),
+    "icot": MethodStyle("iCoT", "student, steps removed by stage", "#882255", "<"),
     "full-finetune": MethodStyle("Full fine-tune", "student, all weights, written steps", ORANGE, "s"),
     "standard-distill": MethodStyle("Standard distill", "student, all weights, the teacher's tokens", PURPLE, "D"),
     "distill-lora": MethodStyle("Distill + LoRA", "student, LoRA, the teacher's tokens", GREEN, "P"),
-    "base-latent": _thinks("Base, thoughts", "student, untrained, thoughts", BLACK, "o"),
-    "teacher-latent": _thinks("Teacher, latent", "teacher, thoughts", BLUE, "^"),
-    "codi": _thinks("CODI", "student, thoughts, self-distilled", INDIGO, "D"),
-    "pccot": _thinks("PCCoT", "student, parallel thoughts", GREEN, "P"),
-    "latent-full": _thinks("Latent, all weights", "student, all weights, thoughts", ORANGE, "s"),
-    "latent-lora-alpha0": _thinks("Latent + LoRA, α = 0", "student, LoRA, thoughts, no alignment", SKY, "X"),
-    OURS: _thinks("Latent + LoRA (ours)", "student, LoRA, thoughts", VERMILION, "*"),
+    "base-latent": _latent("Base, thoughts", "student, untrained, thoughts", "#44546A", "h"),
+    "teacher-latent": _latent("Teacher, latent", "teacher, thoughts", SKY, ">"),
+    "coconut": _latent("Coconut", "student, thoughts from the curriculum", "#117733", (4, 1, 0)),
+    "coconut-lora": _latent("Coconut + LoRA", "student, LoRA, thoughts from the curriculum", "#6FBF8B", "H"),
+    "pause": _latent("Pause tokens", "student, LoRA, pause tokens", "#44AA99", (5, 0, 0)),
+    "codi": _latent("CODI", "student, thoughts, self-distilled", "#332288", "d"),
+    "codi-full": _latent("CODI, all weights", "student, all weights, thoughts, self-distilled", "#8A7CC8", (6, 1, 0)),
+    "pccot": _latent("PCCoT", "student, parallel thoughts", "#999933", "p"),
+    "pccot-full": _latent("PCCoT, all weights", "student, all weights, parallel thoughts", "#C9C96B", (7, 1, 0)),
+    "latent-full": _latent("Latent, all weights", "student, all weights, thoughts", "#8C4A20", "8"),
+    "latent-lora-alpha0": _latent("Latent + LoRA, α = 0", "student, LoRA, thoughts, no alignment", "#F2A48A", "X"),
+    OURS: _latent("Latent + LoRA (ours)", "student, LoRA, thoughts", VERMILION, "*"),
 }
-# More lines than these in one panel cannot be followed.
-MOST_TOGETHER = 7
+# Methods of the figures that have room for five: a teacher of each kind, and students with and without steps.
+FOCUS = ("teacher-cot", "direct", "distill-lora", "teacher-latent", OURS)
 
 DATASETS: dict[str, str] = {"gsm8k": "GSM8K", "math": "MATH", "aqua": "AQuA-RAT"}
-DATASET_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+_CHANCE: dict[str, float] = {"aqua": 0.2, "aqua-mini": 0.2, "graph-mini": 0.5, "graph-mini-deep": 0.5}
+DATASET_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 DATASET_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 FIELDS: dict[str, str] = {
     "distill_alpha": "distillation weight α",
     "lora_r": "LoRA rank r",
-    "distill_layers": "teacher layers aligned",
+    "distill_layers": "aligned teacher layers",
     "student": "student",
-    "positions": "positions aligned",
-    "normalize": "normalisation of the alignment",
-    "align_to": "what thoughts are aligned to",
+    "positions": "aligned positions",
+    "normalize": "normalization of the alignment",
+    "align_to": "alignment target",
     "thoughts_from": "thoughts fed back in training",
     "max_stage": "thoughts",
-    "num_student_problems": "student's problems of each set",
+    "num_student_problems": "training problems of each set",
     "learning_rate": "learning rate of the student",
+    "epochs": "epochs",
+    "step_loss_weight": "step loss weight",
     "teacher_step_loss_weight": "step loss weight of the teacher",
 }
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
-    "font.size": 8,
+    "font.size": 8.5,
     "axes.titlesize": 9,
-    "axes.labelsize": 8,
+    "axes.labelsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -115,7 +121,9 @@ RC: dict[Any, Any] = {
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 7.5,
+    "legend.fontsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
     "errorbar.capsize": 2,
@@ -127,27 +135,22 @@ RC: dict[Any, Any] = {
 
 
 def method_style(method: str) -> MethodStyle:
-    """Return how a method looks; one that is not in the table keeps its name and is grey."""
-    return METHODS.get(method, MethodStyle(method, "", GREY, "X"))
+    """Return the appearance of a method; an unknown one keeps its name and is gray."""
+    return METHOD_STYLES.get(method, MethodStyle(method, "", GREY, "X"))
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return methods in the order of every table; unknown ones last, by name."""
-    known = list(METHODS)
+    known = list(METHOD_STYLES)
     return sorted(set(methods), key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def in_groups(methods: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Return (title, methods in their order) for panels of their own: one without a title, or too many in two.
-
-    The two are those that write and those that think.
-    """
+def focus(methods: Iterable[str]) -> list[str]:
+    """Return at most five methods for figures with little room, in order: those of `FOCUS`, then others."""
     ordered = in_order(methods)
-    if len(ordered) <= MOST_TOGETHER:
-        return [("", ordered)]
-    thinking = [method for method in ordered if method_style(method).thinks]
-    writing = [method for method in ordered if method not in thinking]
-    return [(title, group) for title, group in (("write", writing), ("think", thinking)) if group]
+    chosen = [method for method in FOCUS if method in ordered]
+    others = [method for method in ordered if method not in chosen]
+    return in_order([*chosen, *others][: len(FOCUS)])
 
 
 def dataset_label(dataset: str) -> str:
@@ -155,6 +158,11 @@ def dataset_label(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
 
 
+def chance(dataset: str) -> float | None:
+    """Return the accuracy of guessing, where the question names the choices. Settings after a colon do not matter."""
+    return _CHANCE.get(dataset.partition(":")[0])
+
+
 def field_label(field: str) -> str:
-    """Return what a configuration field is called on an axis."""
+    """Return the name of a configuration field on an axis."""
     return FIELDS.get(field, field.replace("_", " "))

@@ -1,4 +1,4 @@
-"""The shard that is being filled: states, rows, offsets and sums in memory. Knows tensors, not folders."""
+"""The shard that is being filled: states, rows, offsets and sums in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError
 from lrd_peft.store.format import StoreSpec
 
 TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -23,9 +23,13 @@ HEADER_ALIGNMENT = 64
 class ShardBuffer:
     """Problems of one shard, laid out as the file will hold them.
 
-    `states` is one flat tensor [rows, H]: problem after problem, each a contiguous [L, P, H]. One named
-    tensor per problem would cost a header entry of about 100 bytes and an opening time that grows with them;
-    the offsets cost 16 bytes, and a problem still is one contiguous view.
+    The states are one flat tensor [rows, H]: problem after problem, each a contiguous [L, P, H]. One named tensor per
+    problem would cost a header entry of about 100 bytes and an opening time that grows with their number; offsets cost
+    16 bytes per problem, and a problem is still one contiguous view.
+
+    Args:
+        spec: what the store holds.
+        capacity_rows: initial size; it grows if needed.
     """
 
     def __init__(self, spec: StoreSpec, *, capacity_rows: int) -> None:
@@ -37,6 +41,7 @@ class ShardBuffer:
         self.clear()
 
     def clear(self) -> None:
+        """Remove all problems."""
         self.num_positions = 0
         self.count = 0  # values per layer in the sums
         self.sums = torch.zeros(2, len(self._spec.layers), dtype=torch.float64)  # of values, of squares
@@ -45,7 +50,16 @@ class ShardBuffer:
         self._row_offsets = [0]
 
     def add(self, index: int, states: Tensor, row: Mapping[str, Any]) -> None:
-        """Take one problem's states [L, P, H] and row, or raise and stay as before."""
+        """Add one problem; on an error the buffer stays unchanged.
+
+        Args:
+            index: of the problem, for messages.
+            states: [L, P, H], in any float dtype.
+            row: JSON values.
+
+        Raises:
+            UserError: if the shape is wrong, a value is not finite, or the row is not JSON.
+        """
         num_layers, hidden_size = len(self._spec.layers), self._spec.hidden_size
         if states.dim() != 3 or states.shape[0] != num_layers or states.shape[2] != hidden_size:
             raise UserError(
@@ -57,7 +71,7 @@ class ShardBuffer:
         except (TypeError, ValueError) as error:
             raise UserError(f"problem {index}: its row cannot be written as JSON: {error}") from error
         num_positions = states.shape[1]
-        # The first token is an attention sink, and filler is not of the teacher.
+        # The first token is an attention sink, and filler does not come from the teacher.
         counted: slice | list[int] = slice(1 if self._spec.positions == "all" else 0, None)
         if self._spec.align_to == "steps":
             if not isinstance(row.get("steps"), list | tuple):
@@ -87,7 +101,7 @@ class ShardBuffer:
             self._states = larger
 
     def _row_sums(self, values: Float[Tensor, "row hidden"]) -> Float[Tensor, "2 row"]:
-        """Sum and sum of squares of each row, in float64; the same for any number of threads."""
+        """Return sum and sum of squares of each row in float64, independent of the number of threads."""
         num_rows = values.shape[0]
         result = torch.empty(2, num_rows, dtype=torch.float64)
         for start in range(0, num_rows, self._block):
@@ -106,7 +120,7 @@ class ShardBuffer:
         raise UserError(f"{problem}: NaN or Inf in the states of layer {self._spec.layers[place]}; {cause}")
 
     def file_parts(self, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-        """The bytes of the safetensors file, piece by piece and without a copy of the states."""
+        """Yield the bytes of the safetensors file, without copying the states."""
         offsets = torch.tensor(self._offsets, dtype=torch.int64)
         row_offsets = torch.tensor(self._row_offsets, dtype=torch.int64)
         states = self._states[: self.num_positions * len(self._spec.layers)]

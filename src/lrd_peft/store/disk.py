@@ -1,61 +1,45 @@
-"""How a store touches the disk: atomic writes, checksums, space. Knows nothing of what the bytes mean."""
+"""Writes a store's files, compares them with their checksums, and estimates their size."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from lrd_peft.checksums import file_damage, new_digest
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.checksums import file_damage, new_digest
+from lrd_peft.runtime.errors import UserError, os_errors
+from lrd_peft.runtime.files import atomic
 from lrd_peft.store.format import ITEM_BYTES, ShardEntry, StoreSpec
 
 CHUNK_BYTES = 1 << 20  # hashed and written while it is in the cache
 TEXT_BYTES_PER_PROBLEM = 512  # question, steps and answer as JSON: a guess, for the estimate only
 INDEX_BYTES_PER_PROBLEM = 16
+_REMEDY = "finished shards are kept: fix that and give the same command again"
 
 
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's refusal (disk full, read-only folder, ...) into one line for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Finished shards are kept: "
-            "put that right and give the same command again"
-        ) from error
+def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turn a write that the system refuses (disk full, read-only folder, ...) into one line for the user."""
+    return os_errors("write", path, _REMEDY)
 
 
-def write_atomic(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write to a temporary name, fsync, rename; return size and checksum. The caller syncs the folder."""
-    temporary = path.with_name(path.name + ".tmp")
+def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a file atomically; return its size in bytes and its checksum."""
     digest = new_digest()
     size = 0
-    try:
-        with open(temporary, "wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part)
-                for start in range(0, len(view), CHUNK_BYTES):
-                    chunk = view[start : start + CHUNK_BYTES]
-                    digest.update(chunk)
-                    written = 0
-                    while written < len(chunk):
-                        written += file.write(chunk[written:])
-                size += len(view)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):  # a full disk needs the room
-            temporary.unlink()
-        raise
+    with atomic(path) as file:
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), CHUNK_BYTES):
+                chunk = view[start : start + CHUNK_BYTES]
+                digest.update(chunk)
+                file.write(chunk)
+            size += len(view)
     return size, digest.hexdigest()
 
 
 def shard_damage(folder: Path, entry: ShardEntry) -> list[str]:
-    """What is wrong with the two files of a shard."""
+    """Describe what is wrong with the two files of a shard."""
     found = (
         file_damage(folder / entry.name, num_bytes=entry.num_bytes, checksum=entry.checksum),
         file_damage(folder / entry.rows_name, num_bytes=entry.rows_bytes, checksum=entry.rows_checksum),
@@ -64,13 +48,17 @@ def shard_damage(folder: Path, entry: ShardEntry) -> list[str]:
 
 
 def estimate_bytes(spec: StoreSpec, total_positions: int) -> int:
-    """Bytes on disk of a store with `total_positions` positions over all its problems."""
+    """Return the size in bytes of a store with `total_positions` positions over all its problems."""
     states = total_positions * len(spec.layers) * spec.hidden_size * ITEM_BYTES[spec.dtype]
     return states + spec.num_problems * (INDEX_BYTES_PER_PROBLEM + TEXT_BYTES_PER_PROBLEM)
 
 
 def require_space(folder: str | Path, num_bytes: int) -> None:
-    """Refuse, before the first byte is written, what the disk cannot hold."""
+    """Refuse a store that the disk cannot hold, before the first byte is written.
+
+    Raises:
+        UserError: if less than `num_bytes` bytes are free.
+    """
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent

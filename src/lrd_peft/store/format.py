@@ -1,14 +1,15 @@
-"""What a store's files say: specification, sealed JSON lines, names. Knows no tensors, opens no files.
+"""The contents of a store's files: specification, manifest, journal lines, file names.
 
 A store is a folder:
 
-    manifest.json            written last: its existence means that the store is complete
+    manifest.json            written last: it exists only if the store is complete
     journal.jsonl            a header line, then one line per finished shard
     shard-000000000.safetensors, shard-000000000.jsonl   states and rows of problems 0, 1, ...
+    .lock                    locked by its writer
 
-Every JSON line is sealed: its last key is a CRC of the rest, so a torn or damaged line is known by itself.
-Shard k holds problems k * problems_per_shard and on. That plan is fixed when the store is begun and does not
-depend on the states, so any shard can be rebuilt alone, in any process, to the same bytes.
+The manifest and every journal line are sealed JSON, so a torn or damaged line shows. Shard k holds the problems from
+k * problems_per_shard on. That plan is fixed when the store is begun and does not depend on the states, so any shard
+can be rebuilt alone, in any process, to the same bytes.
 """
 
 from __future__ import annotations
@@ -16,52 +17,68 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from lrd_peft.errors import UserError, nearest
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import Self
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1: checksums of shards are SHA-256, under that name
+from lrd_peft.config.choices import AlignTo, Dtype, Positions, check_choice
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.runtime.json_files import FileModel
+
+FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 HIDDEN_STATES_CONVENTION = "0 = embeddings, l = output of block l, the last one after the final norm"
 
-POSITIONS = ("thoughts+answer", "thoughts", "all")
-ALIGN_TO = ("thoughts", "steps")
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 TYPICAL_TEXT_POSITIONS = 256  # only sizes the shards of positions="all"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """What a store holds. Two stores with the same identity are interchangeable."""
+    """What a store holds. Two stores whose specifications differ only in `teacher_name` are interchangeable.
 
-    fingerprints: Mapping[str, str]  # teacher (weights), tokenizer, data (problems)
-    teacher_name: str  # for people; the teacher is told apart by its fingerprint
+    Attributes:
+        fingerprints: of teacher (weights), tokenizer and data (problems).
+        teacher_name: for people; the fingerprint identifies the teacher.
+        layers: layer indices whose states are stored, rising.
+        num_thoughts: slots of each problem.
+        hidden_size: of the teacher.
+        num_blocks: of the teacher; tells which layer is the last, and how deep the others are.
+        num_problems: problems in the store.
+        positions: positions whose states are stored: "thoughts+answer", "thoughts" or "all".
+        dtype: data type of the states: "float32", "bfloat16" or "float16".
+        index_convention: what a layer index means.
+        align_to: "thoughts" if the slots hold thoughts, "steps" if they hold the states at the ends of written steps.
+        thoughts_per_step: for the ends of steps: slots per step, the last of which holds its end.
+
+    Raises:
+        UserError: if a value is unknown or out of range.
+    """
+
+    fingerprints: Mapping[str, str]
+    teacher_name: str
     layers: tuple[int, ...]
     num_thoughts: int
     hidden_size: int
-    num_blocks: int  # of the teacher: says which layer is the last, and how deep the others are
+    num_blocks: int
     num_problems: int
-    positions: str = "thoughts+answer"  # of POSITIONS
-    dtype: str = "bfloat16"  # of ITEM_BYTES
+    positions: str = "thoughts+answer"
+    dtype: str = "bfloat16"
     index_convention: str = HIDDEN_STATES_CONVENTION
-    align_to: str = "thoughts"  # of ALIGN_TO: what stands at the slots, thoughts or the ends of written steps
-    thoughts_per_step: int = 1  # with the ends of steps: slots for each step, the last of them holds its end
+    align_to: str = "thoughts"
+    thoughts_per_step: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "fingerprints", dict(self.fingerprints))
-        for field, known in (("positions", POSITIONS), ("dtype", ITEM_BYTES), ("align_to", ALIGN_TO)):
-            value = getattr(self, field)
-            if value not in known:
-                choices = ", ".join(known)
-                hint = nearest(value, known)
-                raise UserError(f'{field} "{value}" is unknown: use one of {choices}.{hint}')
+        check_choice("positions", self.positions, Positions)
+        check_choice("dtype", self.dtype, Dtype)
+        check_choice("align_to", self.align_to, AlignTo)
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
             raise UserError(f"layers {list(self.layers)}: give at least one, each once, rising, none below 0")
         counts = {"num_thoughts": 0, "hidden_size": 1, "num_blocks": 1, "num_problems": 1, "thoughts_per_step": 1}
@@ -81,10 +98,13 @@ class StoreSpec:
             )
 
     def aligned_slots(self, num_steps: int) -> range:
-        """The slots, counted from 0, whose states a student can be aligned to, for a problem of so many steps.
+        """Return the slots, counted from 0, whose states a student can be aligned to.
 
-        With align_to "steps" that is the last slot of each step, as far as there are slots; what the others hold is
-        filler. A step beyond the slots has none.
+        With align_to "steps" these are the last slot of each step, as far as there are slots; the other slots hold
+        filler.
+
+        Args:
+            num_steps: steps of the problem.
         """
         if self.align_to == "thoughts":
             return range(self.num_thoughts)
@@ -92,26 +112,13 @@ class StoreSpec:
         return range(each - 1, min(num_steps * each, self.num_thoughts), each)
 
     def targets(self, num_steps: int) -> tuple[int, ...]:
-        """The stored positions of which the same is true; none of `all` is told here."""
+        """Return the stored positions to align to: the slots, and the answer position where it is stored."""
         answer = (self.num_thoughts,) if self.positions == "thoughts+answer" else ()
         return (*self.aligned_slots(num_steps), *answer)
 
-    def to_json(self) -> dict[str, Any]:
-        row = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        if self.align_to == "thoughts":  # as it was before there was another
-            del row["align_to"], row["thoughts_per_step"]
-        return row
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> StoreSpec:
-        return cls(**{**data, "layers": tuple(data["layers"])})
-
     def differences(self, asked: StoreSpec) -> list[str]:
-        """Each field in which this store is not what was asked for, with both values."""
-        ours, theirs = (
-            {"align_to": spec.align_to, "thoughts_per_step": spec.thoughts_per_step, **spec._identity()}
-            for spec in (self, asked)
-        )
+        """Describe each field in which this store is not what was asked for, with both values."""
+        ours, theirs = self._identity(), asked._identity()
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         lines = [f"{name}: the store has {ours.get(name)!r}, asked for {theirs.get(name)!r}" for name in names]
         if "teacher" in names:
@@ -119,35 +126,41 @@ class StoreSpec:
         return lines
 
     def digest(self, problems_per_shard: int) -> str:
-        """A short name of this identity and shard plan; journal lines of another one do not count."""
+        """Return a short name of this identity and shard plan; journal lines of another one do not count."""
         text = json.dumps([self._identity(), problems_per_shard], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
-        flat = self.to_json()
+        flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del flat["teacher_name"]  # the same weights in another folder are the same teacher
-        return {**flat.pop("fingerprints"), **flat}
+        return {**flat.pop("fingerprints"), **flat, "layers": list(self.layers)}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+class ShardEntry(FileModel):
+    """One finished shard.
 
+    Attributes:
+        first: its first problem.
+        stop: the problem after its last.
+        num_positions: stored positions of all its problems.
+        num_bytes: size of the states file.
+        checksum: of the states file.
+        rows_bytes: size of the rows file.
+        rows_checksum: of the rows file.
+        count: values per layer that entered the sums.
+        sums: per layer, the sum of the values.
+        squares: per layer, the sum of their squares.
+    """
 
-@dataclass(frozen=True, slots=True)
-class ShardEntry:
-    """One finished shard, as its journal line tells it: where, how large, which bytes, which sums."""
-
-    first: int  # problems first .. stop - 1
-    stop: int
-    num_positions: int
-    num_bytes: int
+    first: NonNegativeInt
+    stop: NonNegativeInt
+    num_positions: NonNegativeInt
+    num_bytes: NonNegativeInt
     checksum: str
-    rows_bytes: int
+    rows_bytes: NonNegativeInt
     rows_checksum: str
-    count: int  # values per layer that entered the sums
-    sums: tuple[float, ...]  # per layer
+    count: NonNegativeInt
+    sums: tuple[float, ...]
     squares: tuple[float, ...]
 
     @property
@@ -158,36 +171,114 @@ class ShardEntry:
     def rows_name(self) -> str:
         return shard_names(self.first)[1]
 
-    def to_json(self) -> dict[str, Any]:
-        fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"shard": self.name, **fields}
+    def fits(self, spec: StoreSpec, problems_per_shard: int) -> bool:
+        """Return whether it is a shard of this specification and plan."""
+        stop = min(self.first + problems_per_shard, spec.num_problems)
+        has_layers = len(self.sums) == len(self.squares) == len(spec.layers)
+        return self.first % problems_per_shard == 0 and self.stop == stop and has_layers
+
+
+class JournalLine(ShardEntry):
+    """A line of a journal: a finished shard, and the digest of the specification and plan that it belongs to."""
+
+    kind: Literal["shard"] = "shard"
+    spec: str
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, num_layers: int) -> ShardEntry:
-        """Raise ValueError, KeyError or TypeError when the line is not a shard's."""
-        older = {"checksum": "sha256", "rows_checksum": "rows_sha256"}
-        names = [field.name for field in dataclasses.fields(cls)]
-        values: dict[str, Any] = {name: data[name if name in data else older.get(name, name)] for name in names}
-        for name in ("first", "stop", "num_positions", "num_bytes", "rows_bytes", "count"):
-            if type(values[name]) is not int or values[name] < 0:
-                raise ValueError(f"{name} is {values[name]!r}")
-        for name in ("sums", "squares"):
-            values[name] = tuple(float(value) for value in values[name])
-            if len(values[name]) != num_layers:
-                raise ValueError(f"{name} has {len(values[name])} layers, not {num_layers}")
-        entry = cls(**values)
-        if data["shard"] != entry.name:
-            raise ValueError(f"shard is {data['shard']!r}, not {entry.name!r}")
-        return entry
+    def of(cls, entry: ShardEntry, digest: str) -> JournalLine:
+        return cls(spec=digest, **entry.model_dump())
+
+    def entry(self) -> ShardEntry:
+        return ShardEntry(**self.model_dump(exclude={"kind", "spec"}))
+
+
+class JournalHeader(FileModel):
+    """The first line of a journal.
+
+    Attributes:
+        version: of the store's format.
+        spec: what the store holds.
+        problems_per_shard: the shard plan.
+    """
+
+    kind: Literal["store"] = "store"
+    version: int = FORMAT_VERSION
+    spec: StoreSpec
+    problems_per_shard: PositiveInt
+
+
+class Moments(FileModel):
+    """Mean and population variance of the values of a layer."""
+
+    mean: float
+    variance: float
+
+
+class Manifest(FileModel):
+    """Contents of manifest.json.
+
+    Attributes:
+        version: of the store's format.
+        spec: what the store holds.
+        problems_per_shard: the shard plan.
+        num_positions: stored positions of all problems.
+        layers: by layer index, the moments of its values.
+        shards: every shard, in order.
+    """
+
+    kind: Literal["manifest"] = "manifest"
+    version: int = FORMAT_VERSION
+    spec: StoreSpec
+    problems_per_shard: PositiveInt
+    num_positions: NonNegativeInt
+    layers: dict[str, Moments]
+    shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        spec, plan = self.spec, self.problems_per_shard
+        if [(shard.first, shard.stop) for shard in self.shards] != shard_ranges(spec, plan):
+            raise ValueError("its shards do not hold each problem once")
+        if set(self.layers) != set(map(str, spec.layers)) or not all(shard.fits(spec, plan) for shard in self.shards):
+            raise ValueError("its layers are not those of its specification")
+        return self
+
+
+_Versioned = TypeVar("_Versioned", JournalHeader, Manifest)
+
+
+def parse_versioned(kind: type[_Versioned], body: Mapping[str, Any], path: Path) -> _Versioned:
+    """Return a manifest or the header of a journal.
+
+    Raises:
+        UserError: if the store's format is another one, or the contents are not as they should be.
+    """
+    if body.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has store format {body.get('version')}, this version of lrd_peft reads {FORMAT_VERSION}"
+        )
+    try:
+        return kind.from_json(body)
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error})") from error
 
 
 def shard_names(first: int) -> tuple[str, str]:
-    """Files of the states and of the rows of the shard that begins with problem `first`."""
+    """Return the file names of the states and the rows of the shard that begins with problem `first`."""
     return f"shard-{first:09d}.safetensors", f"shard-{first:09d}.jsonl"
 
 
+def shard_ranges(spec: StoreSpec, plan: int) -> list[tuple[int, int]]:
+    """Return the problems [first, stop) of each shard of a plan of so many problems per shard."""
+    return [(first, min(first + plan, spec.num_problems)) for first in range(0, spec.num_problems, plan)]
+
+
 def problems_per_shard(spec: StoreSpec, shard_bytes: int) -> int:
-    """How many problems make a shard of about `shard_bytes`."""
+    """Return how many problems make a shard of about `shard_bytes` bytes.
+
+    Raises:
+        UserError: if `shard_bytes` is below 1.
+    """
     if shard_bytes < 1:
         raise UserError(f"shard_bytes is {shard_bytes}: a shard needs at least 1 byte")
     per_position = len(spec.layers) * spec.hidden_size * ITEM_BYTES[spec.dtype]
@@ -195,38 +286,13 @@ def problems_per_shard(spec: StoreSpec, shard_bytes: int) -> int:
     return max(1, shard_bytes // (per_position * max(1, positions)))
 
 
-def moments(spec: StoreSpec, entries: Iterable[ShardEntry]) -> dict[int, tuple[float, float]]:
-    """Layer -> mean and population variance over positions and hidden units, the shards added in order."""
+def moments(spec: StoreSpec, entries: Iterable[ShardEntry]) -> dict[str, Moments]:
+    """Return by layer the mean and population variance over positions and hidden units, adding shards in order."""
     ordered = sorted(entries, key=lambda entry: entry.first)
     count = sum(entry.count for entry in ordered)
-    result: dict[int, tuple[float, float]] = {}
+    result: dict[str, Moments] = {}
     for place, layer in enumerate(spec.layers):
         mean = sum(entry.sums[place] for entry in ordered) / max(1, count)
         square = sum(entry.squares[place] for entry in ordered) / max(1, count)
-        result[layer] = (mean, max(0.0, square - mean * mean))
+        result[str(layer)] = Moments(mean=mean, variance=max(0.0, square - mean * mean))
     return result
-
-
-def check_version(path: Path, body: Mapping[str, Any]) -> None:
-    """Refuse a manifest or a journal's header of a format that this version does not know."""
-    if body.get("version") not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
-        raise UserError(f"{path} has store format {body.get('version')}, this version knows {known}")
-
-
-def seal(body: Mapping[str, Any]) -> str:
-    """One JSON line (without the newline) that ends with a CRC of the rest."""
-    text = json.dumps(body, separators=(",", ":"))
-    return json.dumps({**body, "crc": f"{zlib.crc32(text.encode()):08x}"}, separators=(",", ":"))
-
-
-def unseal(line: bytes) -> dict[str, Any] | None:
-    """The body of a sealed line, or None when any byte of it is not what `seal` wrote."""
-    try:
-        data = json.loads(line)
-        if not isinstance(data, dict):
-            return None
-        data.pop("crc", None)
-        return data if seal(data).encode() == line else None
-    except (ValueError, RecursionError):
-        return None

@@ -1,23 +1,23 @@
-"""The journal of finished shards: what a resumed writer trusts. Knows lines, not tensors."""
+"""The journal of finished shards, which a resumed writer trusts."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lrd_peft.files import sync_path
-from lrd_peft.store.disk import disk_errors, write_atomic
+from lrd_peft.runtime.errors import UserError, explain_os_error
+from lrd_peft.runtime.files import append_line, atomic
+from lrd_peft.runtime.json_files import read_sealed, seal, unseal
+from lrd_peft.store.disk import disk_errors
 from lrd_peft.store.format import (
-    FORMAT_VERSION,
     JOURNAL,
     MANIFEST,
+    JournalHeader,
+    JournalLine,
+    Manifest,
     ShardEntry,
     StoreSpec,
-    check_version,
-    seal,
-    unseal,
+    parse_versioned,
 )
 
 Entries = dict[int, ShardEntry]  # first problem -> finished shard
@@ -25,37 +25,43 @@ Entries = dict[int, ShardEntry]  # first problem -> finished shard
 
 @dataclass(slots=True)
 class Journals:
-    """What the journals of a folder say, together."""
+    """What the journals of a folder say together.
 
-    spec: StoreSpec | None = None  # of the first header that can be read
-    problems_per_shard: int | None = None
-    lines: list[dict[str, Any]] = field(default_factory=list)  # undamaged shard lines
+    Attributes:
+        header: the first that could be read.
+        lines: undamaged shard lines.
+        damages: descriptions of the others.
+    """
+
+    header: JournalHeader | None = None
+    lines: list[JournalLine] = field(default_factory=list)
     damages: list[str] = field(default_factory=list)
 
     def entries(self, spec: StoreSpec, problems_per_shard: int) -> Entries:
-        """The lines that belong to this specification and plan."""
-        found: Entries = {}
+        """Return the shards that belong to this specification and plan."""
         digest = spec.digest(problems_per_shard)
-        for line in self.lines:
-            if line.get("spec") != digest:
-                continue
-            try:
-                entry = ShardEntry.from_json(line, num_layers=len(spec.layers))
-            except (KeyError, TypeError, ValueError):
-                continue
-            stop = min(entry.first + problems_per_shard, spec.num_problems)
-            if entry.first % problems_per_shard == 0 and entry.stop == stop:
-                found[entry.first] = entry
-        return found
+        return {
+            line.first: line.entry()
+            for line in self.lines
+            if line.spec == digest and line.fits(spec, problems_per_shard)
+        }
 
 
 def journal_name(rank: int, num_ranks: int) -> str:
-    """Each of several processes has its own journal until the store is finished."""
+    """Return the journal of one of several processes; each has its own until the store is finished."""
     return JOURNAL if num_ranks == 1 else f"journal-{rank}-of-{num_ranks}.jsonl"
 
 
 def read_journals(folder: Path, names: list[str] | None = None) -> Journals:
-    """Read the named journals (default: every one, and the manifest). Damaged and torn lines do not count."""
+    """Read journals; damaged and torn lines do not count.
+
+    Args:
+        folder: the store.
+        names: file names; None means every journal and the manifest.
+
+    Raises:
+        UserError: if one is of another format version.
+    """
     result = Journals()
     if names is None:
         _read_manifest(result, folder / MANIFEST)
@@ -64,82 +70,58 @@ def read_journals(folder: Path, names: list[str] | None = None) -> Journals:
         try:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
-            result.damages.append(f"{path.name} cannot be read: {error.strerror or error}")
+            result.damages.append(f"{path.name} cannot be read: {explain_os_error(error)}")
             continue
         if torn := lines.pop():
             result.damages.append(f"{path.name} ends in a torn line of {len(torn)} bytes")
         for number, line in enumerate(lines, start=1):
-            body = unseal(line)
-            if body is None:
-                result.damages.append(f"{path.name}: line {number} is damaged")
-            elif body.get("kind") == "store":
-                _read_header(result, path, body)
-            else:
-                result.lines.append(body)
+            _read_line(result, path, number, line)
     return result
 
 
+def _read_line(result: Journals, path: Path, number: int, line: bytes) -> None:
+    body = unseal(line + b"\n")
+    try:
+        if body is None:
+            result.damages.append(f"{path.name}: line {number} is damaged")
+        elif body.get("kind") == "store":
+            header = parse_versioned(JournalHeader, body, path)
+            result.header = result.header or header
+        else:
+            result.lines.append(JournalLine.from_json(body))
+    except UserError as error:
+        if body is not None and body.get("kind") == "store" and "store format" in str(error):
+            raise
+        result.damages.append(f"{path.name}: line {number} is damaged: {error}")
+
+
 def _read_manifest(result: Journals, path: Path) -> None:
-    """The manifest repeats the lines of all shards: with it, a lost journal costs nothing."""
-    try:
-        body = read_sealed(path)
-    except OSError:
+    """Take every shard from the manifest, so that a lost journal costs nothing."""
+    body = read_sealed(path)
+    if body is None:
         return
-    if body is not None and body.get("kind") == "manifest":
-        _read_header(result, path, body)
-        if result.spec is not None and result.problems_per_shard is not None:
-            digest = result.spec.digest(result.problems_per_shard)
-            result.lines += [{**shard, "spec": digest} for shard in body["shards"]]
+    manifest = parse_versioned(Manifest, body, path)
+    result.header = JournalHeader(spec=manifest.spec, problems_per_shard=manifest.problems_per_shard)
+    digest = manifest.spec.digest(manifest.problems_per_shard)
+    result.lines += [JournalLine.of(shard, digest) for shard in manifest.shards]
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The body of a file of one sealed line, or None when it is damaged."""
-    text = path.read_bytes()
-    return unseal(text[:-1]) if text.endswith(b"\n") else None
-
-
-def _read_header(result: Journals, path: Path, body: dict[str, Any]) -> None:
-    check_version(path, body)
-    try:
-        spec, plan = StoreSpec.from_json(body["spec"]), int(body["problems_per_shard"])
-    except (KeyError, TypeError, ValueError) as error:
-        result.damages.append(f"{path.name}: the first line is no store's: {error}")
-        return
-    if result.spec is None:
-        result.spec, result.problems_per_shard = spec, plan
-
-
-def shard_line(entry: ShardEntry, digest: str) -> bytes:
-    return (seal({"kind": "shard", "spec": digest, **entry.to_json()}) + "\n").encode()
-
-
-def rewrite_journal(path: Path, spec: StoreSpec, problems_per_shard: int, entries: dict[int, ShardEntry]) -> None:
-    """Replace a journal by its header and these shards in order."""
-    header = {
-        "kind": "store",
-        "version": FORMAT_VERSION,
-        "spec": spec.to_json(),
-        "problems_per_shard": problems_per_shard,
-    }
+def rewrite_journal(path: Path, spec: StoreSpec, problems_per_shard: int, entries: Entries) -> None:
+    """Replace a journal with its header and these shards in order; leave it alone if it is that already."""
     digest = spec.digest(problems_per_shard)
-    lines = [
-        (seal(header) + "\n").encode(),
-        *(shard_line(entries[first], digest) for first in sorted(entries)),
-    ]
-    text = b"".join(lines)
+    header = JournalHeader(spec=spec, problems_per_shard=problems_per_shard)
+    lines = [header, *(JournalLine.of(entries[first], digest) for first in sorted(entries))]
+    replace_file(path, b"".join(seal(line, line=True) for line in lines))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file atomically unless it already holds this."""
     with disk_errors(path):
-        if not (path.exists() and path.read_bytes() == text):
-            write_atomic(path, [text])
-            sync_path(path.parent)
+        if not (path.exists() and path.read_bytes() == data):
+            with atomic(path) as file:
+                file.write(data)
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Add one line; it counts once it is on the disk."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        written = os.write(handle, line)
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes of a journal line were written")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def append_shard(path: Path, entry: ShardEntry, digest: str) -> None:
+    """Add one finished shard to a journal; it counts once it is on the disk."""
+    append_line(path, seal(JournalLine.of(entry, digest), line=True))

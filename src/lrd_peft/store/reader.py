@@ -1,11 +1,11 @@
-"""The reader of a finished store: memory-mapped, opened in the time of one small file. Knows no models."""
+"""The reader of a finished store: memory-mapped, opened in the time of one small file."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +14,55 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lrd_peft.errors import UserError
+from lrd_peft.runtime.errors import UserError, os_errors
+from lrd_peft.runtime.json_files import unseal
 from lrd_peft.store.buffer import TORCH_DTYPE
 from lrd_peft.store.disk import shard_damage
-from lrd_peft.store.format import JOURNAL, MANIFEST, ShardEntry, StoreSpec, check_version
-from lrd_peft.store.journal import read_journals, read_sealed
+from lrd_peft.store.format import JOURNAL, MANIFEST, Manifest, ShardEntry, StoreSpec, parse_versioned
+from lrd_peft.store.journal import read_journals
 
-REBUILD = "run the extract phase again: it rebuilds what is damaged and keeps the rest"
+REBUILD = "run the extract phase again; it rebuilds only the damage"
 
 
 class Store:
-    """Teacher states and rows of `len(store)` problems; make one with `Store.open`.
+    """Teacher states and rows of `len(store)` problems; `Store.open` makes one.
 
-    `store[i]` is the record of the data format. `store.states(i)` is faster: a view of the file, [L, P, H].
-    Shards are mapped when first asked for and stay mapped. Sizes and headers are checked then; checksums only
-    by `verify`, which reads every byte.
+    `store[i]` is a record of the data format. `store.states(i)` is faster: a view of the file, [L, P, H]. Shards are
+    mapped when first asked for and stay mapped. Their sizes and headers are checked then; only `verify` reads every
+    byte and compares checksums.
     """
 
-    def __init__(self, folder: Path, spec: StoreSpec, plan: int, manifest: Mapping[str, Any]) -> None:
-        self.folder, self.spec = folder, spec
-        self.num_positions: int = manifest["num_positions"]
-        self.mean = {layer: float(manifest["layers"][str(layer)]["mean"]) for layer in spec.layers}
-        self.variance = {layer: float(manifest["layers"][str(layer)]["variance"]) for layer in spec.layers}
-        self._plan = plan
-        self._entries = [ShardEntry.from_json(line, num_layers=len(spec.layers)) for line in manifest["shards"]]
-        expected = [(first, min(first + plan, spec.num_problems)) for first in range(0, spec.num_problems, plan)]
-        if self.shard_ranges != expected:
-            raise ValueError("its shards do not hold each problem once")
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.spec = folder, manifest.spec
+        self.num_positions = manifest.num_positions
+        self.mean = {layer: manifest.layers[str(layer)].mean for layer in self.spec.layers}
+        self.variance = {layer: manifest.layers[str(layer)].variance for layer in self.spec.layers}
+        self._plan = manifest.problems_per_shard
+        self._entries = manifest.shards
         self._shards: list[_Shard | None] = [None] * len(self._entries)
 
     @classmethod
     def open(cls, folder: str | Path, *, expect: StoreSpec | None = None) -> Store:
-        """Open a finished store; with `expect`, refuse one that differs from it and name both values."""
+        """Open a finished store.
+
+        Args:
+            folder: the store.
+            expect: what it must hold.
+
+        Raises:
+            UserError: if it is unfinished or damaged, or not what is expected (naming both values).
+        """
         folder = Path(folder)
         path = folder / MANIFEST
-        try:
-            manifest = read_sealed(path)
-        except FileNotFoundError:
+        if not path.exists():
             state = "is not finished (it has no manifest)" if (folder / JOURNAL).exists() else "does not exist"
-            raise UserError(
-                f"the store {folder} {state}: run the extract phase again, it goes on where it stopped"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+            raise UserError(f"the store {folder} {state}: run the extract phase again; it resumes where it stopped")
+        with os_errors("read", path):
+            manifest = unseal(path.read_bytes())
         if manifest is None:
             raise UserError(f"{path} is damaged: {REBUILD}")
-        check_version(path, manifest)
-        try:
-            spec = StoreSpec.from_json(manifest["spec"])
-            store = cls(folder, spec, int(manifest["problems_per_shard"]), manifest)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error}): {REBUILD}") from error
-        if expect is not None and (differences := spec.differences(expect)):
+        store = cls(folder, parse_versioned(Manifest, manifest, path))
+        if expect is not None and (differences := store.spec.differences(expect)):
             raise UserError(
                 f"the store {folder} is not the one asked for: {'; '.join(differences)}. "
                 "Ask for what it holds, or extract into another folder"
@@ -80,11 +77,11 @@ class Store:
 
     @property
     def shard_ranges(self) -> list[tuple[int, int]]:
-        """Problems [first, stop) of each shard: shuffle within a few of them at a time to spare the disk."""
+        """Problems [first, stop) of each shard; shuffling within a few shards at a time spares the disk."""
         return [(entry.first, entry.stop) for entry in self._entries]
 
     def states(self, index: int) -> Float[Tensor, "layer position hidden"]:
-        """[L, P, H] of one problem, a view of the mapped file. Writing into it does not change the file."""
+        """Return the states [L, P, H] of one problem, a view of the mapped file; writing to it changes no file."""
         shard, local = self._find(index)
         start, stop = shard.span(local)
         num_layers, num_positions, hidden_size = len(self.spec.layers), stop - start, self.spec.hidden_size
@@ -95,14 +92,17 @@ class Store:
         )
 
     def batch(self, indices: Iterable[int]) -> list[Float[Tensor, "layer _ hidden"]]:
-        """The views of several problems; `torch.stack` them when all have the same number of positions."""
+        """Return the states of several problems; stack them if all have the same number of positions."""
         return [self.states(index) for index in indices]
 
     def target_mask(self, *, with_answer: bool) -> Bool[Tensor, "problem position"]:
-        """Which slots (and the answer position, where it is wanted) hold a state to align to, of all problems.
+        """Return which slots of each problem hold a state to align to.
+
+        Args:
+            with_answer: add a column for the answer position.
 
         Raises:
-            UserError: if there is none.
+            UserError: if no problem has any.
         """
         slots = self.spec.num_thoughts
         mask = torch.zeros(len(self), slots + with_answer, dtype=torch.bool)
@@ -116,7 +116,7 @@ class Store:
         return mask
 
     def row(self, index: int) -> dict[str, Any]:
-        """Question, steps, answer and what else the problem's row holds, without touching its states."""
+        """Return a problem's row (question, steps, answer, ...) without reading its states."""
         shard, local = self._find(index)
         return shard.row(local)
 
@@ -126,7 +126,7 @@ class Store:
         return {**self.row(index), "hidden_states": hidden_states}
 
     def verify(self) -> list[str]:
-        """Read every byte and say what is damaged; an empty list means that nothing is."""
+        """Read every byte and describe what is damaged; an empty list means nothing is."""
         found = [
             f"problems {entry.first}..{entry.stop - 1}: {damage}"
             for entry in self._entries
@@ -145,7 +145,7 @@ class Store:
 
 
 class _Shard:
-    """One mapped shard. Everything its files say is checked against the manifest before it is used."""
+    """One mapped shard, whose headers are checked against the manifest before use."""
 
     def __init__(self, folder: Path, entry: ShardEntry, spec: StoreSpec) -> None:
         self._path, self._rows_path = folder / entry.name, folder / entry.rows_name
@@ -176,7 +176,7 @@ class _Shard:
                 self._rows = mmap.mmap(rows.fileno(), 0, access=mmap.ACCESS_READ)
 
     def span(self, local: int) -> tuple[int, int]:
-        """Positions [start, stop) of a problem of this shard."""
+        """Return the positions [start, stop) of a problem of this shard."""
         start, stop = self._offsets[local], self._offsets[local + 1]
         if not 0 <= start <= stop <= self._num_positions:
             raise UserError(f"{self._path} is damaged (an offset points outside it): {REBUILD}")
@@ -189,7 +189,7 @@ class _Shard:
         with self._damage(self._rows_path):
             row = json.loads(self._rows[start:stop])
             if not isinstance(row, dict):
-                raise ValueError(f"row {local} is no JSON object")
+                raise ValueError(f"row {local} is not a JSON object")
             return row
 
     @staticmethod

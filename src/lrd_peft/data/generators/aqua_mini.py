@@ -1,4 +1,4 @@
-"""aqua-mini: word problems with five options, four of them typical mistakes. Knows no splits or tokens."""
+"""aqua-mini: word problems with five options, four of them typical mistakes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from lrd_peft.data.generators import aqua_money
 from lrd_peft.data.generators.chain import Chain, draw_until_in_bounds, require
-from lrd_peft.data.generators.choices import GOODS, aqua_draft
 from lrd_peft.data.generators.draft import Draft
+from lrd_peft.data.generators.mistakes import GOODS, aqua_draft
 
 _RIDES = ("car", "bus", "boat", "train")
 
@@ -151,7 +151,7 @@ def _ratio_share(rng: random.Random) -> Draft:
             "Ann and Bob share {2} dollars in the ratio {0} to {1}. how many dollars does {ask} get?",
         )
     mistakes = [a * unit, b * unit, abs(a - b) * unit, total / 2, total / a, total / b, total - a - b]
-    # Which of the two parts is asked for belongs to the content, who gets it does not.
+    # The signature depends on which part the question asks for, not on the name of the person.
     content = (*((b, a) if ask == "Bob" else (a, b)), total)
     kind = "ratio/more" if ask == "more" else "ratio/share"
     return aqua_draft(
@@ -233,7 +233,7 @@ def _machines(rng: random.Random) -> Draft:
     )
 
 
-KINDS: dict[str, tuple[Callable[[random.Random], Draft], ...]] = {
+AQUA_KINDS: dict[str, tuple[Callable[[random.Random], Draft], ...]] = {
     "percent": (
         aqua_money.percent_of,
         aqua_money.percent_of,
@@ -249,6 +249,6 @@ KINDS: dict[str, tuple[Callable[[random.Random], Draft], ...]] = {
 }
 
 
-def draw(rng: random.Random) -> Draft:
-    """Draw one problem: each kind is as likely as any other, and so is each letter as its answer."""
-    return draw_until_in_bounds(rng.choice(KINDS[rng.choice(tuple(KINDS))]), rng)
+def draw_aqua_mini(rng: random.Random) -> Draft:
+    """Draw one problem; kinds are equally likely, and so are the letters of the correct option."""
+    return draw_until_in_bounds(rng.choice(AQUA_KINDS[rng.choice(tuple(AQUA_KINDS))]), rng)

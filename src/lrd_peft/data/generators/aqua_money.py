@@ -1,12 +1,12 @@
-"""The kinds of aqua-mini about percentages and money. Knows no splits or tokens."""
+"""aqua-mini problems about percentages and money."""
 
 from __future__ import annotations
 
 import random
 
 from lrd_peft.data.generators.chain import Chain, require
-from lrd_peft.data.generators.choices import GOODS, aqua_draft
 from lrd_peft.data.generators.draft import Draft
+from lrd_peft.data.generators.mistakes import GOODS, aqua_draft
 
 _PRICED = ("book", "cup", "bag", "ball")
 # How the share of a percentage is taken: divide by the first number, multiply by the second.

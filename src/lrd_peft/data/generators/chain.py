@@ -1,4 +1,4 @@
-"""Chains of equation steps that a tiny model can learn. Knows arithmetic and its bounds, no wording."""
+"""Chains of equations within the arithmetic that a tiny model can learn."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from lrd_peft.data.generators.draft import Draft
 
 # Every number of a problem is one token of the tiny tokenizer.
 LARGEST = 99
-# Sums and differences have one part no larger than this, so there are few enough facts to learn.
+# One part of each sum or difference is at most this, which limits the number of facts to learn.
 LARGEST_ADDEND = 20
 
 
 class Redraw(Exception):
-    """The drawn numbers leave the bounds; draw others."""
+    """The drawn numbers are out of bounds; draw again."""
 
 
 class Chain:
-    """Steps that are written while they are worked out; a result out of bounds raises `Redraw`."""
+    """Steps of a solution, computed and written one by one."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.results: list[int] = []
 
     def add(self, left: int, operator: str, right: int, label: str = "") -> int:
-        """Append the step `label: left operator right = result` and return the result."""
+        """Append the step `label: left operator right = result`.
+
+        Returns:
+            The result.
+
+        Raises:
+            Redraw: If the equation is out of bounds.
+        """
         result = _work_out(left, operator, right)
         equation = f"{left} {operator} {right} = {result}"
         self.steps.append(f"{label}: {equation}" if label else equation)
@@ -60,24 +67,24 @@ def _in_times_table(a: int, b: int) -> bool:
 
 
 def require(condition: bool) -> None:
-    """Raise `Redraw` unless the drawn numbers fulfil the condition."""
+    """Raise `Redraw` unless the drawn numbers meet the condition."""
     if not condition:
         raise Redraw
 
 
 def wording(rng: random.Random, templates: Sequence[str], numbers: Sequence[int], **words: str) -> str:
-    """Return one of the templates with the numbers as `{0}`, `{1}`, ... and the words by name."""
+    """Fill a random template with the numbers (`{0}`, `{1}`, ...) and the words (by name)."""
     require(all(0 <= number <= LARGEST for number in numbers))
     return rng.choice(templates).format(*numbers, **words)
 
 
 def signature_of(kind: str, numbers: Sequence[int]) -> str:
-    """Return the content of a problem: its kind and its numbers."""
+    """Return the signature of a problem: its kind and its numbers."""
     return "/".join([kind, *map(str, numbers)])
 
 
 def draw_until_in_bounds(kind: Callable[[random.Random], Draft], rng: random.Random) -> Draft:
-    """Call a kind's generator until its numbers stay in the bounds."""
+    """Call a generator until its numbers are within the bounds."""
     while True:
         try:
             return kind(rng)
@@ -96,7 +103,7 @@ def math_draft(
     content: Sequence[int] | None = None,
     **words: str,
 ) -> Draft:
-    """Word the problem; `content` is the signature's numbers where the order of `numbers` says nothing."""
+    """Word a problem. `content` gives the numbers of the signature if the order of `numbers` does not matter."""
     return Draft(
         question=wording(rng, templates, numbers, **words),
         steps=tuple(chain.steps),

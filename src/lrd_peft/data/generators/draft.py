@@ -1,4 +1,4 @@
-"""What a generator draws: a problem before it has an id and a split."""
+"""A drawn problem, before it gets an id and a split."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ class Draft:
     """A drawn problem.
 
     Attributes:
-        signature: its content without names, things and wording: kind, structure and numbers. Two drafts with
-            one signature are the same arithmetic in other clothes, so the split is a function of it.
+        question: Text of the question, without options.
+        steps: Written steps of the solution.
+        answer: Final answer.
+        signature: Kind, structure and numbers, without names and wording. Drafts with the same signature are the same
+            arithmetic in other words, so the signature determines the split.
+        subject: Kind of problem.
+        options: Answer options, if any.
     """
 
     question: str

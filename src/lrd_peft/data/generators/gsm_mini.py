@@ -1,7 +1,7 @@
-"""gsm-mini: word problems over people and things, one equation a step, 1 to 5 steps. Knows no splits or seeds.
+"""gsm-mini: word problems about people and things, with 1 to 5 steps of one equation each; gsm-mini-long: 6 to 8.
 
-Every number is a whole number from 0 to 40, so that a tiny model can know all the arithmetic by heart and what is
-left to learn is which numbers to put together. A story is a chain: each step takes the value of the step before.
+All numbers are integers from 0 to 40, so a tiny model can memorize the arithmetic and has to learn which numbers to
+combine. A story is a chain: each step uses the result of the previous one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _THINGS = (
 _BOXES = ("bags", "boxes", "packs", "jars")
 _NUM_STEPS = (1, 2, 3, 4, 5)
 _NUM_STEPS_WEIGHTS = (20, 25, 25, 25, 5)
+# More steps than gsm-mini has, so that a model trained there is asked for longer chains than it has seen.
+_NUM_LONG_STEPS = (6, 7, 8)
 _LIMIT = 40
 _LARGEST_CHANGE = 9
 _LARGEST_START = 30
@@ -45,7 +47,7 @@ _LOSSES = ("gives away {k}", "loses {k}", "sells {k}", "gives {k} to {other}")
 
 
 def _operation(rng: random.Random, value: int) -> Operation:
-    """Draw what happens next to `value`, within 0 to 40."""
+    """Draw the next operation on `value`; the result stays within 0 to 40."""
     signs = ["+"] * 4 + ["-"] * 4
     if value >= 2 and value * 2 <= _LIMIT:
         signs += ["*"] * 2
@@ -69,7 +71,7 @@ def _operation(rng: random.Random, value: int) -> Operation:
 
 
 def _event(rng: random.Random, operation: Operation, person: tuple[str, str], first: bool) -> str:
-    """Word one operation as something that happens to a person's things."""
+    """Describe an operation as an event: a person gains, loses or multiplies things."""
     sign, operand, _ = operation
     other = rng.choice([name for name in _NAMES if name != person[0]])
     if sign == "+":
@@ -85,7 +87,7 @@ def _event(rng: random.Random, operation: Operation, person: tuple[str, str], fi
 
 
 def _comparison(operation: Operation, name: str, than: str, things: str) -> str:
-    """Word one operation as how many things one person has against another."""
+    """Describe an operation as a comparison of two people."""
     sign, operand, _ = operation
     if sign == "+":
         return f"{name} has {operand} more {things} than {than}."
@@ -118,7 +120,7 @@ def _equations(start: int, operations: list[Operation], labels: list[str]) -> li
 
 
 def _events(rng: random.Random, num_steps: int) -> Draft:
-    """One person's things, changed by one event after another."""
+    """Draw a story of one person whose things change event by event."""
     person, things = rng.choice(_PEOPLE), rng.choice(_THINGS)
     start = rng.randint(2, _LARGEST_START)
     operations = _chain(rng, start, num_steps)
@@ -135,7 +137,7 @@ def _events(rng: random.Random, num_steps: int) -> Draft:
 
 
 def _compare(rng: random.Random, num_steps: int) -> Draft:
-    """People who have more or less than the one before; asked is the last of them."""
+    """Draw a chain of comparisons between people; the question asks about the last one."""
     names, things = rng.sample(_NAMES, num_steps + 1), rng.choice(_THINGS)
     start = rng.randint(2, _LARGEST_START)
     operations = _chain(rng, start, num_steps)
@@ -156,7 +158,7 @@ def _compare(rng: random.Random, num_steps: int) -> Draft:
 
 
 def _boxes(rng: random.Random, num_steps: int) -> Draft:
-    """Boxes of things first (a product), then events."""
+    """Draw boxes of things (a product) followed by events."""
     person, things, boxes = rng.choice(_PEOPLE), rng.choice(_THINGS), rng.choice(_BOXES)
     count, each = rng.randint(2, 6), rng.randint(2, 6)
     operations = [("*", each, count * each), *_chain(rng, count * each, num_steps - 1)]
@@ -173,7 +175,7 @@ def _boxes(rng: random.Random, num_steps: int) -> Draft:
 
 
 def _shopping(rng: random.Random, num_steps: int) -> Draft:
-    """A purse, some buys at a price each (a product and a difference), then events; at least two steps."""
+    """Draw a purchase (a product and a difference) followed by events; at least two steps."""
     person = rng.choice(_PEOPLE)
     things = rng.choice([things for things in _THINGS if things != "coins"])
     count, price = rng.randint(2, 6), rng.randint(2, 6)
@@ -202,9 +204,18 @@ _KINDS: tuple[Callable[[random.Random, int], Draft], ...] = (_events, _compare, 
 _KIND_WEIGHTS = (35, 35, 15, 15)
 
 
-def draw(rng: random.Random) -> Draft:
-    """Draw one problem; its `subject` is `events`, `compare`, `boxes` or `shopping`."""
+def draw_gsm_mini(rng: random.Random) -> Draft:
+    """Draw one problem. Its `subject` is `events`, `compare`, `boxes` or `shopping`."""
     num_steps = rng.choices(_NUM_STEPS, _NUM_STEPS_WEIGHTS)[0]
+    return _draw(rng, num_steps)
+
+
+def draw_gsm_mini_long(rng: random.Random) -> Draft:
+    """Draw one problem with more steps than gsm-mini has, but of its kinds, words and numbers."""
+    return _draw(rng, rng.choice(_NUM_LONG_STEPS))
+
+
+def _draw(rng: random.Random, num_steps: int) -> Draft:
     kind = rng.choices(_KINDS, _KIND_WEIGHTS)[0]
     if kind is _shopping and num_steps == 1:
         kind = _events

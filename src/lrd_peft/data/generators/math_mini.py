@@ -1,4 +1,4 @@
-"""math-mini: exercises of six subjects with answers in MATH's boxed style. Knows no splits or tokens."""
+"""math-mini: exercises of six subjects, with the subjects and answer format of MATH."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ SUBJECTS: dict[str, tuple[Callable[[random.Random], Draft], ...]] = {
         math_numbers.linear,
         math_numbers.linear,
         math_numbers.bracket,
-        math_numbers.evaluate,
+        math_numbers.evaluate_expression,
         math_numbers.known_x,
         math_numbers.sum_and_difference,
     ),
@@ -231,6 +231,6 @@ SUBJECTS: dict[str, tuple[Callable[[random.Random], Draft], ...]] = {
 }
 
 
-def draw(rng: random.Random) -> Draft:
-    """Draw one exercise: each subject is as likely as any other."""
+def draw_math_mini(rng: random.Random) -> Draft:
+    """Draw one exercise; subjects are equally likely."""
     return draw_until_in_bounds(rng.choice(SUBJECTS[rng.choice(tuple(SUBJECTS))]), rng)

@@ -1,4 +1,4 @@
-"""The kinds of math-mini about numbers: algebra, number theory, fractions. Knows no splits or tokens."""
+"""math-mini problems about numbers: algebra, number theory, fractions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def bracket(rng: random.Random) -> Draft:
     return math_draft(rng, f"algebra/bracket{sign}", (a, b, c), templates, chain, sign=sign)
 
 
-def evaluate(rng: random.Random) -> Draft:
+def evaluate_expression(rng: random.Random) -> Draft:
     a, x, b = rng.randint(2, 9), rng.randint(2, 12), rng.randint(1, 20)
     sign = rng.choice("+-")
     chain = Chain()

@@ -1,5 +1,21 @@
 "use strict";
-// Without this script the page is whole; with it the problems can be filtered.
+// The page is complete without this script, which filters problems and opens figures at full size.
+const large = document.getElementById("large");
+const close = () => {
+  large.hidden = true;
+  document.body.style.overflow = "";
+};
+for (const link of document.querySelectorAll("a.picture")) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    large.firstElementChild.src = link.firstElementChild.src;
+    large.firstElementChild.alt = link.firstElementChild.alt;
+    large.hidden = false;
+    document.body.style.overflow = "hidden";
+  });
+}
+large.addEventListener("click", close);
+document.addEventListener("keydown", (event) => event.key === "Escape" && close());
 const bar = document.querySelector(".filters");
 if (bar) {
   const problems = [...document.querySelectorAll("details.problem")];

@@ -1,0 +1,347 @@
+"""Settings of the four phases, and of the run as a whole."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, model_validator
+from typing_extensions import Self
+
+from lrd_peft.config.choices import (
+    AlignTo,
+    AlphaSchedule,
+    DistillLoss,
+    Dtype,
+    EvalSplit,
+    ForceMarker,
+    LearningRateSchedule,
+    Normalization,
+    OptimizerReset,
+    Positions,
+    ProjectorInit,
+    TeacherTuning,
+    ThoughtsFrom,
+    Tracker,
+)
+from lrd_peft.config.fields import (
+    NO_EFFECT,
+    Affects,
+    Count,
+    Device,
+    Fraction,
+    FractionBelowOne,
+    Group,
+    Layers,
+    LayersWithRepeats,
+    Name,
+    Names,
+    NamesOrNone,
+    NamesOrOne,
+    NonNegative,
+    Positive,
+    Seed,
+    Warmup,
+)
+from lrd_peft.config.methods import METHODS, check_method
+
+SPEC_LAYERS = (8, 9, 10, 11, 12)
+"""Teacher layers that are aligned by default where the teacher has them."""
+NUM_DEFAULT_LAYERS = len(SPEC_LAYERS)
+
+
+class TeacherConfig(Group):
+    """Phase 1: training of the teacher."""
+
+    teacher_tuning: Annotated[TeacherTuning, Affects("teacher", when=("trains_teacher",))] = "full"
+    """What is trained in the teacher: all weights, LoRA, or LoRA on quantized weights."""
+    epochs_stage0: Annotated[
+        NonNegative, Affects("teacher", when=("trains_teacher",)), Affects("student", when=("follows_curriculum",))
+    ] = 1.0
+    """Epochs of stage 0, in which all steps are written. Methods coconut and coconut-lora: its share of the epochs."""
+    epochs_per_stage: Annotated[
+        NonNegative,
+        Affects("teacher", when=("trains_latent_teacher",)),
+        Affects("student", when=("follows_curriculum",)),
+    ] = 1.0
+    """Epochs of each later stage, or their share."""
+    epochs_last_stage: Annotated[
+        NonNegative | None,
+        Affects("teacher", when=("trains_latent_teacher",), value="teacher.last_stage_epochs"),
+        Affects("student", when=("follows_curriculum",), value="teacher.last_stage_epochs"),
+    ] = None
+    """Epochs of the last stage, or its share (default: epochs_per_stage)."""
+    uniform_prob: Annotated[
+        Fraction, Affects("teacher", when=("trains_teacher",)), Affects("student", when=("follows_curriculum",))
+    ] = 0.0
+    """Fraction of updates whose stage is drawn from all stages, against forgetting."""
+    teacher_step_loss_weight: Annotated[
+        NonNegative, Affects("teacher", when=("trains_latent_teacher", "has_thoughts"), added=0.0)
+    ] = 0.0
+    """Same as step_loss_weight, for the teacher's latent stages."""
+    teacher_learning_rate: Annotated[Positive, Affects("teacher", when=("trains_teacher",))] = 1e-4
+    """Peak learning rate of the teacher."""
+    teacher_batch_size: Annotated[Count, Affects("teacher", when=("trains_teacher",))] = 16
+    """Batch size of the teacher, per process."""
+
+    @property
+    def last_stage_epochs(self) -> float:
+        """Epochs of the last stage."""
+        return self.epochs_per_stage if self.epochs_last_stage is None else self.epochs_last_stage
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether any stage updates the teacher."""
+        return max(self.epochs_stage0, self.epochs_per_stage, self.last_stage_epochs) > 0
+
+
+class StoreConfig(Group):
+    """Phase 2: the teacher's hidden states on disk. `DistillConfig` holds which positions are stored."""
+
+    store_dtype: Annotated[Dtype, Affects("store", when=("reads_store",))] = "bfloat16"
+    """Data type of the stored hidden states."""
+    store_layers: Annotated[Layers | None, Affects("store", when=("reads_store",), value="stored_layers")] = None
+    """Teacher layers to store (default: distill_layers)."""
+    shard_bytes: Annotated[Count, NO_EFFECT] = 64 * 2**20
+    """Maximum bytes of one file of the store."""
+
+
+class StudentConfig(Group):
+    """Phase 3: the method, and the training of the student."""
+
+    method: Annotated[Name, AfterValidator(check_method), Affects("student")] = "latent-lora"
+    """How the student is made: latent-lora, latent-full, distill-lora, standard-distill, full-finetune, direct, ..."""
+    num_student_problems: Annotated[
+        Count | None, Affects("student", when=("trains_student",), value="own_problem_limit", added=None)
+    ] = None
+    """Train the student on the first N problems of each data set (default: the same as the teacher)."""
+    learning_rate: Annotated[Positive, Affects("student", when=("trains_student",))] = 1e-4
+    """Peak learning rate of the student (AdamW)."""
+    batch_size: Annotated[Count, Affects("student", when=("trains_student",))] = 4
+    """Batch size of the student, per process."""
+    gradient_accumulation_steps: Annotated[Count, Affects("student", when=("trains_student",))] = 1
+    """Batches per update."""
+    epochs: Annotated[Positive, Affects("student", when=("trains_student", "trains_by_epochs"))] = 3.0
+    """Epochs of the student."""
+    max_steps: Annotated[Count | None, Affects("student", when=("trains_student",), added=None)] = None
+    """Updates of the student (overrides epochs)."""
+    max_seconds: Annotated[Positive | None, Affects("student", when=("trains_student",))] = None
+    """Train the student for as many updates as fit into this time, which a short run measures (overrides epochs)."""
+    token_alpha: Annotated[Fraction, Affects("student", objectives={"tokens"})] = 0.5
+    """Weight of the token KL in alpha * temperature^2 * KL + (1 - alpha) * L_task (standard-distill, distill-lora)."""
+    temperature: Annotated[Positive, Affects("student", objectives={"tokens"})] = 2.0
+    """Temperature of both token distributions in the token KL."""
+    codi_weight: Annotated[NonNegative, Affects("student", objectives={"self"})] = 1.0
+    """Weight of the distance between the latent and the text path (codi, pccot)."""
+
+    @model_validator(mode="after")
+    def _one_length_of_training(self) -> Self:
+        if self.max_steps is not None and self.max_seconds is not None:
+            raise ValueError(
+                f"max_steps is {self.max_steps} and max_seconds {self.max_seconds:g}; both set how long the student "
+                "trains: drop one of them"
+            )
+        return self
+
+
+class DistillConfig(Group):
+    """Latent distillation, L = alpha * L_distill + (1 - alpha) * L_task: what is aligned, how, and when."""
+
+    distill_alpha: Annotated[Fraction, Affects("student", objectives={"latent"})] = 0.1
+    """Weight alpha of the distillation loss: alpha * L_distill + (1 - alpha) * L_task. 0 needs no teacher or store."""
+    alpha_schedule: Annotated[
+        AlphaSchedule, Affects("student", objectives={"latent"}, when=("aligns",), added="constant")
+    ] = "constant"
+    """Schedule of distill_alpha: constant, linear decay to 0, or linear warm-up from 0."""
+    distill_layers: Annotated[Layers | None, Affects("student", objectives={"latent"}, value="distill.layers")] = None
+    """Teacher layers to align: 0 = embeddings, l = output of block l (default: 8 to 12, or the last five blocks)."""
+    student_layers: Annotated[LayersWithRepeats | None, Affects("student", objectives={"latent"})] = None
+    """Student layer for each of distill_layers (default: same relative depth)."""
+    normalize: Annotated[Normalization, Affects("student", objectives={"latent"})] = "variance"
+    """Scale of each layer's loss: divided by the teacher's variance at the layer, or unscaled."""
+    distill_loss: Annotated[DistillLoss, Affects("student", objectives={"latent"})] = "mse"
+    """Distance between the hidden states of student and teacher."""
+    positions: Annotated[Positions, Affects("store", when=("reads_store",))] = "thoughts+answer"
+    """Positions whose hidden states are stored and aligned."""
+    align_to: Annotated[AlignTo, Affects("store", when=("reads_store",), added="thoughts")] = "thoughts"
+    """Target of each thought: the teacher's thought, or the teacher's state at the end of the written step."""
+    projector_init: Annotated[
+        ProjectorInit, Affects("student", objectives={"latent"}, when=("aligns",), added="random")
+    ] = "random"
+    """Initialization of the width projectors: random, or least squares on the untrained student's states."""
+    thoughts_from: Annotated[ThoughtsFrom, Affects("student", objectives={"latent"})] = "student"
+    """Thoughts that are fed back in training: the student's own, the teacher's, or annealed from teacher to student."""
+    student_curriculum: Annotated[
+        FractionBelowOne, Affects("student", objectives={"latent"}, when=("has_thoughts",), added=0.0)
+    ] = 0.0
+    """Fraction of the updates over which thoughts replace the student's steps one by one (0 = all from the start)."""
+    step_loss_weight: Annotated[
+        NonNegative,
+        Affects("student", objectives={"latent"}, when=("has_thoughts",), added=0.0),
+        Affects("student", objectives={"task"}, when=("follows_curriculum",), added=0.0),
+        Affects("student", objectives={"self"}, when=("has_step_decoder",), added=0.0),
+    ] = 0.0
+    """Weight of the step loss: each replaced step is decoded from its thoughts (SIM-CoT)."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Teacher layers to align; before the teacher's depth is known, the default stands for 8 to 12."""
+        return self.distill_layers or SPEC_LAYERS
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether the student's training reads the teacher's hidden states."""
+        return self.distill_alpha > 0 or self.thoughts_from != "student"
+
+    def resolved(self, *, teacher_blocks: int) -> Self:
+        """Return the options with `distill_layers` set.
+
+        The default is 8 to 12 where the teacher has these layers, else its last five blocks.
+
+        Raises:
+            ValueError: If `student_layers` does not pair with the layers.
+        """
+        if self.distill_layers is not None:
+            return self
+        layers = SPEC_LAYERS
+        if teacher_blocks < max(SPEC_LAYERS):
+            layers = tuple(range(max(1, teacher_blocks - NUM_DEFAULT_LAYERS + 1), teacher_blocks + 1))
+        return self.checked(**self.model_dump() | {"distill_layers": layers})
+
+    @model_validator(mode="after")
+    def _layers_pair_up(self) -> Self:
+        if self.student_layers is not None and len(self.student_layers) != len(self.layers):
+            raise ValueError(
+                f"student_layers names {len(self.student_layers)} layers and distill_layers {len(self.layers)}; "
+                "each teacher layer needs one student layer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _positions_have_counterparts(self) -> Self:
+        if self.positions != "all":
+            return self
+        advice = "set positions to thoughts+answer or thoughts"
+        if self.student_curriculum > 0:
+            raise ValueError(
+                f'student_curriculum is {self.student_curriculum}, but positions is "all": the steps that the student '
+                f"still writes have no counterpart in the teacher's thoughts; {advice}, or student_curriculum to 0"
+            )
+        if self.align_to == "steps":
+            raise ValueError(
+                'align_to is "steps", but positions is "all": the tokens of a written step have no counterpart in the '
+                f"student's thoughts; {advice}, or align_to to thoughts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_text_teacher_has_no_thoughts(self) -> Self:
+        if self.align_to == "steps" and self.thoughts_from != "student":
+            raise ValueError(
+                f'align_to is "steps", but thoughts_from is "{self.thoughts_from}": a teacher that writes its steps '
+                "has no thoughts to feed back; set thoughts_from to student, or align_to to thoughts"
+            )
+        return self
+
+
+class AdapterConfig(Group):
+    """LoRA adapters: of the student, and of the teacher if `teacher_tuning` is lora or qlora."""
+
+    lora_r: Annotated[
+        Count, Affects("student", when=("adapts_student",)), Affects("teacher", when=("adapts_teacher",))
+    ] = 16
+    """LoRA rank."""
+    lora_alpha: Annotated[
+        Count, Affects("student", when=("adapts_student",)), Affects("teacher", when=("adapts_teacher",))
+    ] = 32
+    """LoRA scaling: the update is multiplied by lora_alpha / lora_r."""
+    lora_dropout: Annotated[
+        FractionBelowOne, Affects("student", when=("adapts_student",)), Affects("teacher", when=("adapts_teacher",))
+    ] = 0.0
+    """Dropout before the first LoRA matrix."""
+    lora_targets: Annotated[
+        Literal["all-linear"] | NamesOrOne,
+        Affects("student", when=("adapts_student",)),
+        Affects("teacher", when=("adapts_teacher",)),
+    ] = "all-linear"
+    """Modules that get adapters: all-linear, names such as q_proj v_proj, or a regular expression of whole paths."""
+    train_markers: Annotated[
+        bool,
+        Affects("student", when=("adapts_student", "has_markers"), added=True),
+        Affects("teacher", when=("adapts_teacher", "has_markers"), added=True),
+    ] = True
+    """Train the embeddings of new markers beside the adapters (CODI's code freezes them)."""
+
+
+class OptimizerConfig(Group):
+    """AdamW and its schedule: a group of its own, because phase 1 and phase 3 share these settings."""
+
+    warmup_steps: Annotated[Warmup, Affects("teacher", when=("trains_a_model",))] = 0.1
+    """Learning-rate warm-up of each training: a fraction below 1 (or 10%), or a number of updates."""
+    weight_decay: Annotated[NonNegative, Affects("teacher", when=("trains_a_model",))] = 0.0
+    """Weight decay of AdamW."""
+    max_grad_norm: Annotated[NonNegative, Affects("teacher", when=("trains_a_model",))] = 1.0
+    """Norm to which gradients are clipped (0 = not clipped)."""
+    optimizer_reset: Annotated[OptimizerReset, Affects("teacher", when=("trains_a_model",), added="stage")] = "stage"
+    """When AdamW's moments are cleared: at each stage of a curriculum, or at each epoch too."""
+    lr_scheduler: Annotated[LearningRateSchedule, Affects("teacher", when=("trains_a_model",))] = "linear"
+    """Learning-rate schedule after the warm-up."""
+    gradient_checkpointing: Annotated[bool, NO_EFFECT] = False
+    """Compute blocks again in the backward pass: less memory, more time, the same weights."""
+
+
+class EvaluationConfig(Group):
+    """Phase 4: what is graded, on which problems."""
+
+    methods: Annotated[NamesOrNone, Affects("evaluation")] = ("base", "teacher-cot", "teacher-latent")
+    """Reference methods to grade too, if the run has their models; a teacher that you name here is trained."""
+    eval_datasets: Annotated[Names | None, Affects("evaluation", value="named_eval_datasets")] = None
+    """Data sets to evaluate on (default: the parts of dataset)."""
+    num_eval_problems: Annotated[Count | None, Affects("evaluation")] = 300
+    """Maximum held-out problems per data set (None = all)."""
+    force_marker: Annotated[ForceMarker, Affects("evaluation", added="thoughts")] = "thoughts"
+    """Insert the answer marker after thoughts, also where a method writes no steps (direct, icot), or never."""
+    eval_split: Annotated[EvalSplit, Affects("evaluation")] = "test"
+    """Split to evaluate on."""
+    eval_batch_size: Annotated[Count, Affects("evaluation")] = 64
+    """Maximum batch size of generation; it is reduced where memory runs short."""
+    max_new_tokens: Annotated[Count | None, Affects("evaluation")] = None
+    """Maximum tokens to generate per problem (default: from the lengths in the data)."""
+
+    @property
+    def asks_for_teacher(self) -> bool:
+        """Whether `methods` was set and names a teacher."""
+        return self.methods != EvaluationConfig().methods and any(METHODS[name].is_teacher for name in self.methods)
+
+    @model_validator(mode="after")
+    def _methods_exist(self) -> Self:
+        for name in self.methods:
+            check_method(name)
+        return self
+
+
+class RunOptions(Group):
+    """Where a run works, with which seeds, on what device, and what it reports."""
+
+    output_dir: Annotated[Name, NO_EFFECT] = "runs/default"
+    """Run folder."""
+    seed: Annotated[Seed, Affects("student", when=("trains_student",))] = 0
+    """Random seed."""
+    teacher_seed: Annotated[Seed | None, Affects("teacher", value="run.problems_seed")] = None
+    """Seed of the training problems and of phase 1, to share a teacher between seeds (default: seed)."""
+    device: Annotated[Device | None, NO_EFFECT] = None
+    """Device: cpu, cuda, cuda:1, mps, ... (default: the best available)."""
+    report_to: Annotated[Tracker, NO_EFFECT] = "none"
+    """Experiment tracker."""
+    run_name: Annotated[Name | None, NO_EFFECT] = None
+    """Name of the run in the tracker (default: name of the run folder)."""
+    logging_steps: Annotated[Count, NO_EFFECT] = 10
+    """Updates between two log lines."""
+    save_steps: Annotated[Count, NO_EFFECT] = 200
+    """Updates between two checkpoints."""
+    num_threads: Annotated[Count | None, NO_EFFECT] = None
+    """CPU threads (default: chosen by torch)."""
+
+    @property
+    def problems_seed(self) -> int:
+        """Seed of the training problems and of phase 1."""
+        return self.seed if self.teacher_seed is None else self.teacher_seed

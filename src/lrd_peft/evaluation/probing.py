@@ -1,0 +1,187 @@
+"""What a thought holds: linear probes on hidden states, with controls, and the logit lens.
+
+A probe is a ridge regression on one-hot labels (Hoerl and Kennard, Technometrics 12, 1970). With standardized states X
+and centered labels Y of the training problems,
+
+    W = (X^T X + lambda I)^-1 X^T Y,        predicted class = argmax over columns of x W + mean of Y,
+
+computed by the singular value decomposition of X. A fifth of the problems is kept aside to choose lambda and the best
+cell, another fifth is the test. The control is the mean of five probes that are fitted in the same way on shuffled
+labels (Hewitt and Liang, arXiv 1909.03368, use random labels for the same purpose). The logit lens (nostalgebraist,
+2020) applies the final norm and the LM head to the states of each layer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrd_peft.evaluation.probe_results import Probed, ProbedTarget
+from lrd_peft.runtime.errors import UserError
+
+States = Mapping[int, NDArray[np.float32]]
+"""Layer -> hidden states, float32 of shape [problem, position, hidden]."""
+
+MIN_PER_CLASS = 5
+"""Training problems that a value needs to be a class."""
+MIN_TEST = 20
+"""Test problems that a quantity needs."""
+_NUM_SHUFFLES = 5
+_PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10000.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A quantity to read.
+
+    Attributes:
+        name: `step 1`, ... or `answer`.
+        values: Its value in each problem; None where there is none.
+        lens_hits: Layer -> whether the LM head's first choice begins the value, bool of shape [problem, position].
+            Layers that could not be read are missing.
+    """
+
+    name: str
+    values: Sequence[str | None]
+    lens_hits: Mapping[int, NDArray[np.bool_]]
+
+
+def probe_states(
+    states: States,
+    targets: Sequence[Target],
+    *,
+    model: str,
+    dataset: str,
+    positions: Sequence[str],
+    seed: int = 0,
+) -> Probed:
+    """Fit probes for each quantity at each layer and position.
+
+    Args:
+        states: Hidden states of the problems.
+        targets: Quantities to read.
+        model: What the model is called in the result.
+        dataset: Name of the data set.
+        positions: Names of the positions; the first is the question's last one, those of thoughts begin with "thought".
+        seed: Seed of the split of the problems and of the shuffled labels.
+
+    Raises:
+        UserError: If no quantity has enough problems.
+
+    Example:
+        >>> import numpy as np
+        >>> from lrd_peft.evaluation.probing import Target, probe_states
+        >>> rng = np.random.default_rng(0)
+        >>> values = [str(i % 3) for i in range(300)]
+        >>> states = rng.normal(size=(300, 2, 8)).astype(np.float32)
+        >>> states[:, 1, 0] += [3 * (i % 3) for i in range(300)]
+        >>> target = Target("answer", values, {})
+        >>> found = probe_states({1: states}, [target], model="m", dataset="d", positions=["question", "thought 1"])
+        >>> found.targets[0].accuracy[0][1] > 0.8 > 0.6 > found.targets[0].accuracy[0][0]
+        True
+    """
+    layers = tuple(sorted(states))
+    num_problems = len(states[layers[0]])
+    order = list(range(num_problems))
+    random.Random(f"probes/{seed}").shuffle(order)
+    first, second = round(0.6 * num_problems), round(0.8 * num_problems)
+    parts = (set(order[:first]), set(order[first:second]), set(order[second:]))
+    found, skipped = [], []
+    for target in targets:
+        counts = Counter(value for i, value in enumerate(target.values) if value is not None and i in parts[0])
+        classes = sorted(value for value, count in counts.items() if count >= MIN_PER_CLASS)
+        rows = [[i for i in sorted(part) if target.values[i] in set(classes)] for part in parts]
+        if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
+            skipped.append(
+                f"{target.name}: {len(rows[2])} test problems and {len(classes)} values with at least {MIN_PER_CLASS} "
+                f"training problems; it takes {MIN_TEST} and 2"
+            )
+            continue
+        found.append(_probe(states, layers, target, classes, rows, positions=positions, seed=seed))
+    if not found:
+        raise UserError(
+            f"{num_problems} problems of {dataset} are too few for probes ({'; '.join(skipped)}); raise --num_problems"
+        )
+    return Probed(model, dataset, layers, tuple(positions), tuple(found), tuple(skipped))
+
+
+def _probe(
+    states: States,
+    layers: Sequence[int],
+    target: Target,
+    classes: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    *,
+    positions: Sequence[str],
+    seed: int,
+) -> ProbedTarget:
+    index = {value: place for place, value in enumerate(classes)}
+    labels = [np.array([index[target.values[i] or ""] for i in part]) for part in rows]
+    rng = np.random.default_rng(seed)
+    shuffles = [[rng.permutation(labels[0]), rng.permutation(labels[1])] for _ in range(_NUM_SHUFFLES)]
+    frequent = Counter(labels[0].tolist()).most_common(1)[0][0]
+    num_positions = len(positions)
+    size = (len(layers), num_positions)
+    accuracy, control, chosen = np.zeros(size), np.zeros(size), np.zeros(size)
+    lens: list[list[float | None]] = [[None] * num_positions for _ in layers]
+    for place, layer in enumerate(layers):
+        for position in range(num_positions):
+            inputs = [states[layer][list(part), position].astype(np.float64) for part in rows]
+            accuracy[place, position], chosen[place, position] = _fitted(inputs, labels, labels[:2], len(classes))
+            controls = [_fitted(inputs, labels, shuffled, len(classes))[0] for shuffled in shuffles]
+            control[place, position] = np.mean(controls)
+            if layer in target.lens_hits:
+                lens[place][position] = round(float(target.lens_hits[layer][list(rows[2]), position].mean()), 4)
+    gain = 0.0
+    places = [place for place, name in enumerate(positions) if name.startswith("thought")]
+    best = None
+    if places:
+        row, column = np.unravel_index(int(chosen[:, places].argmax()), (len(layers), len(places)))
+        best = (int(row), places[int(column)])
+        gain = float(chosen[best] - chosen[:, 0].max())
+    return ProbedTarget(
+        name=target.name,
+        num_classes=len(classes),
+        num_train=len(rows[0]),
+        num_test=len(rows[2]),
+        num_left_out=len(target.values) - sum(map(len, rows)),
+        majority=round(float((labels[2] == frequent).mean()), 4),
+        accuracy=_rounded(accuracy),
+        shuffled=_rounded(control),
+        lens=tuple(map(tuple, lens)),
+        best=best,
+        best_question=int(chosen[:, 0].argmax()),
+        gain_aside=round(gain, 4),
+    )
+
+
+def _fitted(
+    inputs: Sequence[NDArray[np.float64]],
+    labels: Sequence[NDArray[np.int64]],
+    fit_labels: Sequence[NDArray[np.int64]],
+    num_classes: int,
+) -> tuple[float, float]:
+    """Fit a probe and return its accuracy on the test problems and on those kept aside, with the best penalty there."""
+    mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
+    scale[scale < 1e-8] = 1.0
+    train, aside, test = ((each - mean) / scale for each in inputs)
+    one_hot = np.eye(num_classes)[fit_labels[0]]
+    center = one_hot.mean(axis=0)
+    left, values, right = np.linalg.svd(train, full_matrices=False)
+    projected = left.T @ (one_hot - center)
+    best = (-1.0, 0.0)
+    for penalty in _PENALTIES:
+        weights = right.T @ (projected * (values / (values**2 + penalty))[:, None])
+        held = float(((aside @ weights + center).argmax(axis=1) == fit_labels[1]).mean())
+        if held > best[0]:
+            best = (held, float(((test @ weights + center).argmax(axis=1) == labels[2]).mean()))
+    return best[1], best[0]
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
+    return tuple(tuple(round(float(value), 4) for value in line) for line in values)

@@ -1,1 +1,0 @@
-"""Runs and what compares them. Knows phases and records, not how a model thinks."""

@@ -1,0 +1,1 @@
+"""Find and load models: by name, from folders, from the hub."""

@@ -1,1 +1,0 @@
-"""The phases: flat recipes, configuration and run folder in, artifact out. They meet only on disk."""

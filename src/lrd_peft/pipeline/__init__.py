@@ -1,0 +1,1 @@
+"""The phases of a run as recipes, the run folder, and the commands that read one."""

@@ -1,0 +1,100 @@
+"""What commands that look into trained models share: which models of a run think, their rows, the file written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lrd_peft.config import RunConfig
+from lrd_peft.config.methods import METHODS
+from lrd_peft.data import Problem
+from lrd_peft.data.collate import Row
+from lrd_peft.model.inspection import context_length
+from lrd_peft.model.loop import unwrap
+from lrd_peft.model.student import StudentModel
+from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.pipeline.evaluate import missing_model
+from lrd_peft.pipeline.run_folder import RunPaths
+from lrd_peft.runtime.errors import UserError, nearest
+from lrd_peft.runtime.json_files import FileData, write_json_atomic
+from lrd_peft.training.curriculum import items, thinking_rows
+
+
+def saved_model(target: str, *, models: Sequence[str], dataset: str | None) -> tuple[StudentModel, str]:
+    """Load a model that is not part of a run, and return it with the data set to look at.
+
+    Args:
+        target: Its folder, hub id or embedded name.
+        models: Methods that were asked for, which a model on its own does not have.
+        dataset: Data set that was asked for.
+
+    Raises:
+        UserError: If methods were asked for, or no data set.
+    """
+    if models:
+        raise UserError(f"--models is for run folders; {target} is one model")
+    if dataset is None:
+        raise UserError(f"{target} is a model, not a run: name the problems with --dataset, such as --dataset gsm-mini")
+    return StudentModel.from_pretrained(target), dataset
+
+
+def chosen_methods(config: RunConfig, run: RunPaths, models: Sequence[str], *, verb: str) -> tuple[str, ...]:
+    """Return the methods of a run to look at, and set its number of threads.
+
+    Args:
+        config: Configuration of the run.
+        run: Its folder.
+        models: Methods that were asked for (empty: each that thinks and has its model).
+        verb: What is done to them, for the message.
+
+    Raises:
+        UserError: If one has no model in the run or does not think, or there is none.
+    """
+    if config.run.num_threads is not None:
+        torch.set_num_threads(config.run.num_threads)
+    available = tuple(_thinking(config, run))
+    for name in models:
+        if name not in available:
+            known, hint = ", ".join(available) or "none", nearest(name, available)
+            raise UserError(f'{run.root} has no model "{name}" that thinks; it has {known}.{hint}')
+    if not available:
+        raise UserError(
+            f"{run.root} has no finished model that thinks; finish it with `lrd run`, or {verb} a run of another method"
+        )
+    return tuple(models) or available
+
+
+def _thinking(config: RunConfig, run: RunPaths) -> Iterator[str]:
+    for name in dict.fromkeys(("teacher-latent", config.student.method)):
+        method = METHODS[name]
+        lacking = not run.student.is_dir() if method.trains_student else missing_model(name, config, run)
+        if method.thinks and config.has_thoughts and not lacking:
+            yield name
+
+
+def rows_before_answers(model: ThinkingModel, problems: Sequence[Problem], *, num_thoughts: int) -> list[Row]:
+    """Return question, thoughts and marker of each problem that fits into the model's context, without the answer.
+
+    Args:
+        model: Model that thinks.
+        problems: Problems; the rows hold their indices.
+        num_thoughts: Thoughts of each row.
+    """
+    context, rows = context_length(unwrap(model.lm).config), []
+    for row in thinking_rows(items(model.encoder.encode_many(problems)), num_thoughts=num_thoughts, model=model):
+        row = replace(row, suffix=row.suffix[: row.answer_start])
+        if context is None or row.length <= context:
+            rows.append(row)
+    return rows
+
+
+def write_found(found: FileData, name: str, folder: Path | None) -> Path | None:
+    """Write results as JSON into a folder, created if needed, and return the file; None without a folder."""
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / name, found.to_json())
+    return folder / name

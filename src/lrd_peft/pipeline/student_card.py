@@ -1,0 +1,73 @@
+"""The model card of a run's student: what the configuration says about it, and its measured accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lrd_peft.config import RunConfig
+from lrd_peft.model.card import MeasuredAccuracy, make_card
+from lrd_peft.model.serialization import SavedModel, read_description, rewrite_card
+
+
+def student_card(
+    config: RunConfig, saved: SavedModel, *, folder: Path, evaluation: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Write the model card of a student.
+
+    Args:
+        config: Configuration of the run.
+        saved: Description of the student.
+        folder: Folder of the student.
+        evaluation: Contents of `evaluation.json`, once there are any.
+
+    Returns:
+        Markdown.
+    """
+    accuracy = []
+    for dataset, methods in (evaluation or {}).items():
+        if config.student.method in methods:
+            summary = methods[config.student.method]["summary"]
+            low, high = summary["interval"]
+            accuracy.append(MeasuredAccuracy(dataset, summary["num_right"], summary["n"], low, high))
+    # A card is shared: it names the run folder and the student's folder in it, not where they lie on this machine.
+    shown = Path(*folder.parts[-2:]) if folder.is_absolute() else folder
+    return make_card(saved, name=shown.as_posix(), details=_details(config), accuracy=accuracy)
+
+
+def update_student_card(config: RunConfig, folder: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the measured accuracy into the card of a saved student. Does nothing if the run kept no student."""
+    if not folder.is_dir():
+        return
+    saved = read_description(folder)
+    rewrite_card(folder, student_card(config, saved, folder=folder, evaluation=evaluation))
+
+
+def _details(config: RunConfig) -> dict[str, object]:
+    method, distill = config.method, config.distill
+    details: dict[str, object] = {"method": f"{config.student.method} ({method.title})"}
+    if method.paper:
+        details["paper"] = method.paper
+    if method.needs is not None:
+        details["teacher"] = f"`{config.model.teacher}`"
+    limit = config.student.num_student_problems
+    details["training data"] = config.data.dataset + (
+        "" if limit is None else f", the first {limit} problems of each set"
+    )
+    if method.adapts_student:
+        adapter = config.adapter
+        details["LoRA"] = f"r={adapter.lora_r}, alpha={adapter.lora_alpha}, {adapter.lora_targets}"
+    details["seed"] = config.run.seed
+    if config.decodes_student_steps:
+        details["weight of the step loss, by an auxiliary decoder"] = distill.step_loss_weight
+    if method.objective == "latent":
+        details["weight of the distillation loss"] = distill.distill_alpha
+        details["distilled layers of the teacher"] = ", ".join(map(str, distill.layers))
+        if distill.alpha_schedule != "constant":
+            details["schedule of this weight"] = distill.alpha_schedule
+        if distill.student_curriculum > 0:
+            details["share of training in which thoughts replace steps"] = distill.student_curriculum
+        if distill.step_loss_weight > 0:
+            details["weight of the step loss"] = distill.step_loss_weight
+    return details

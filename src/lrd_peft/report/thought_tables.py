@@ -1,0 +1,140 @@
+"""What thoughts are worth and what they hold, as tables."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich import box
+from rich.table import Table as TerminalTable
+
+from lrd_peft.evaluation.ablation_results import Ablated, Ablation
+from lrd_peft.evaluation.metrics import wilson
+from lrd_peft.evaluation.probe_results import Probed, ProbedTarget
+from lrd_peft.report.run_summary import table_text
+from lrd_peft.report.tables import Table, p_text
+
+_HEADER = ("thoughts", "accuracy", "95% interval", "points lost", "p", "answers changed", "KL", "of the donor")
+
+
+def ablation_table(ablation: Ablation) -> Table:
+    """Return the interventions on one model and data set, the untouched model first."""
+    whole = ablation.untouched
+    first = ("its own", f"{whole.accuracy:.1%}", _interval(whole.interval), "", "", "", "", "")
+    notes = [
+        f"{whole.n} held-out problems. p: McNemar's exact test against the model's own thoughts. KL: of the first "
+        "answer token, in nats. Of the donor: answers that are now those of the problem whose thoughts were given."
+    ]
+    notes += left_out_notes(ablation)
+    return Table(header=_HEADER, rows=(first, *map(_row, ablation.rows)), note=" ".join(notes))
+
+
+def left_out_notes(ablation: Ablation) -> list[str]:
+    """Return a sentence for each intervention that some problems lack, and one for problems that are too long."""
+    notes = [
+        f"{row.title}: n = {row.accuracy.n}; {row.num_left_out} problems have no such donor."
+        for row in ablation.rows
+        if row.num_left_out
+    ]
+    notes += [f"{title}: no problem has such a donor." for title in ablation.impossible]
+    if ablation.num_too_long:
+        notes.append(f"Left out because they do not fit into the model's context: {ablation.num_too_long}.")
+    return notes
+
+
+def ablation_text(ablation: Ablation) -> str:
+    """Return the same for a terminal, with the verdict below it."""
+    title = f"{ablation.model} on {ablation.dataset} (n = {ablation.untouched.n} held-out problems)"
+    left_out = textwrap.fill(" ".join(left_out_notes(ablation)), 118)
+    return "\n".join(filter(None, (_shown(title, ablation_table(ablation)), left_out, _told(ablation.verdict()))))
+
+
+def _row(row: Ablated) -> tuple[str, ...]:
+    changed = row.num_changed / row.accuracy.n
+    donor = f"{row.num_of_donor} of {row.num_compared}" if row.num_compared else ""
+    return (
+        row.title,
+        f"{row.accuracy.accuracy:.1%}",
+        _interval(row.accuracy.interval),
+        f"{row.cost:.1f}",
+        p_text(row.p_value),
+        f"{changed:.0%}",
+        f"{row.divergence:.3f}",
+        donor,
+    )
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.1%} to {interval[1]:.1%}"
+
+
+_PROBED = (
+    "read",
+    "best thought",
+    "layer",
+    "probe",
+    "95% interval",
+    "shuffled",
+    "question",
+    "majority",
+    "lens",
+    "n",
+    "values",
+)
+
+
+def probe_table(probed: Probed) -> Table:
+    """Return, for each quantity, the thought and layer where it is read best, and the controls."""
+    notes = [
+        "Accuracy of a linear probe on test problems at the thought and layer that were best on problems kept aside. "
+        "Shuffled: the same cell, fitted on shuffled labels. Question: the best layer at the last position before the "
+        "thoughts. Majority: the most frequent value. Lens: the most that the LM head reads at a layer of that thought."
+    ]
+    if probed.skipped:
+        notes.append(f"Not probed: {'; '.join(probed.skipped)}.")
+    return Table(header=_PROBED, rows=tuple(_probed_row(probed, each) for each in probed.targets), note=" ".join(notes))
+
+
+def probe_text(probed: Probed) -> str:
+    """Return the same for a terminal, with the verdict below it."""
+    lines = [_shown(f"{probed.model} on {probed.dataset}", probe_table(probed)), _told(probed.verdict())]
+    return "\n".join([*lines, *(f"not probed: {reason}" for reason in probed.skipped)])
+
+
+def _probed_row(probed: Probed, target: ProbedTarget) -> tuple[str, ...]:
+    question = _percent(target.accuracy[target.best_question][0])
+    tail = (question, f"{target.majority:.1%}")
+    size = (str(target.num_test), str(target.num_classes))
+    if target.best is None:
+        return (target.name, "", "", "", "", "", *tail, "", *size)
+    layer, place = target.best
+    share = target.accuracy[layer][place] or 0.0
+    lens = [line[place] for line in target.lens]
+    read = [value for value in lens if value is not None]
+    return (
+        target.name,
+        probed.positions[place],
+        str(probed.layers[layer]),
+        f"{share:.1%}",
+        _interval(wilson(round(share * target.num_test), target.num_test)),
+        _percent(target.shuffled[layer][place]),
+        *tail,
+        _percent(max(read) if read else None),
+        *size,
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _shown(title: str, table: Table) -> str:
+    shown = TerminalTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for place, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if place else "left")
+    for row in table.rows:
+        shown.add_row(*row)
+    return table_text(shown)
+
+
+def _told(verdict: str) -> str:
+    return textwrap.fill(f"{verdict}.", 118, subsequent_indent="  ")

@@ -1,0 +1,1 @@
+"""Basics for every other package: files, JSON, checksums, processes, signals, progress, errors."""

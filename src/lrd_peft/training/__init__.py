@@ -1,0 +1,1 @@
+"""Training: one trainer, its objectives, what a batch holds, checkpoints."""
