@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lrd_peft.config import RunConfig, load_config
@@ -82,6 +82,9 @@ WORDS = st.one_of(
 
 
 @settings(max_examples=30, deadline=None)
+@example(argv=["\n"])
+@example(argv=["--seed", "a\nb"])
+@example(argv=["--a\x85b"])
 @given(argv=st.lists(WORDS, max_size=5))
 def test_any_command_line_is_a_configuration_or_one_line(argv: list[str]) -> None:
     try:

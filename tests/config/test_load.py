@@ -213,3 +213,19 @@ def test_llama2_is_the_specified_recipe() -> None:
 def test_request_knows_a_dry_run() -> None:
     assert parse_request(["--dry-run", "--seed", "3"]).dry_run
     assert not parse_request(["--seed", "3"]).dry_run
+
+
+@pytest.mark.parametrize(
+    ("flags", "idle"),
+    [
+        (["--alpha", "0.1", "--lora_r", "8"], ()),
+        (["--method", "codi", "--step_loss_weight", "0.5"], ("step_loss_weight",)),
+        (["--method", "codi", "--step_loss_weight", "0.5", "--step_decoder", "auxiliary"], ()),
+        (["--method", "full-finetune", "--alpha", "0.3", "--lora_r", "8"], ("distill_alpha", "lora_r")),
+        (["--method", "base", "--epochs", "2", "--num_eval_problems", "9"], ("epochs",)),
+        (["--num_threads", "2", "--output_dir", "runs/x"], ()),
+        (["--eval_steps", "9", "--early_stopping_patience", "2"], ()),
+    ],
+)
+def test_flags_that_change_nothing_are_named(flags: list[str], idle: tuple[str, ...]) -> None:
+    assert parse_request(flags).without_effect == idle

@@ -33,7 +33,8 @@ def config(folder: Path, method: str, **changes: Any) -> RunConfig:
         "method": method,
         "output_dir": str(folder),
         "num_train_problems": 8,
-        "num_validation_problems": 0,
+        "num_validation_problems": 2,
+        "eval_steps": 1,
         "num_eval_problems": 3,
         "max_stage": 1,
         "thoughts_per_step": 2,
@@ -89,6 +90,8 @@ def test_a_method_trains_grades_and_records_its_student(method: str, latent: Pat
     curve = [line for line in record.curves if line["phase"] == "student" and "loss" in line]
     assert len(curve) == 2
     assert all(("distill" in line) == (row.objective != "task") for line in curve)
+    graded = [line["step"] for line in record.curves if "eval_accuracy" in line]
+    assert graded == [1, 2], "its validation problems are graded while it trains"
     assert method in show(folder)
 
     student = StudentModel.from_pretrained(folder)

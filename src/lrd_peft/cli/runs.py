@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from lrd_peft.config import PHASES, Phase, RunConfig, parse_request
 from lrd_peft.config.flags import PhaseFlags, RunFlags, completion_script, parse_flags
 from lrd_peft.config.flat import GROUPS, FlatConfig
 from lrd_peft.runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 FIRST = (
     *("teacher", "student", "dataset", "method", "distill_alpha", "distill_layers", "lora_r"),
@@ -124,6 +127,9 @@ def _phases(name: str, argv: Sequence[str], description: str) -> Callable[[], No
     request = parse_request(argv, kind=part.kind, prog=f"lrd {name}", description=description, shown=part.shown)
 
     def run() -> None:
+        if request.without_effect:
+            given = ", ".join(f"--{name}" for name in request.without_effect)
+            logger.warning("no effect on a run of method %s: %s", request.config.student.method, given)
         if request.dry_run:
             from lrd_peft.pipeline.dry_run.describe import dry_run
 

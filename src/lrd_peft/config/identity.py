@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -52,6 +52,17 @@ def phase_fields(config: Any, phase: Phase) -> dict[str, Any]:
                 if mark.phase == reached and _applies(mark, config):
                     fields[name] = attrgetter(mark.value or f"{group}.{name}")(config)
     return fields
+
+
+def without_effect(config: Any, fields: Collection[str]) -> list[str]:
+    """Return those of the given settings that change results in general, but none of this `RunConfig`'s run."""
+    reached = config.needed_phases
+    return [
+        field
+        for field in fields
+        if field not in NO_RESULT
+        and not any(mark.phase is None or (mark.phase in reached and _applies(mark, config)) for mark in MARKS[field])
+    ]
 
 
 def _applies(mark: Affects, config: Any) -> bool:

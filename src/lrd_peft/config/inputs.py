@@ -106,8 +106,10 @@ class DataConfig(Group):
     """Columns of files and hub ids: question=query answer=response; "body+question" joins two (default: recognized)."""
     num_train_problems: Annotated[Count | None, Affects("teacher")] = None
     """Maximum training problems per data set (default: all)."""
-    num_validation_problems: Annotated[CountOrZero, Affects("teacher", when=("trains_teacher",))] = 200
-    """Problems per data set that are held out of the training split to validate the teacher."""
+    num_validation_problems: Annotated[
+        CountOrZero, Affects("teacher", when=("trains_teacher",)), Affects("student", when=("stops_early",))
+    ] = 200
+    """Problems per data set that are held out of the training split, for the teacher and for eval_steps."""
     steps_style: Annotated[StepsStyle, Affects("teacher")] = "text"
     """Form of the reasoning steps: full sentences, or equations only where the data set marks them."""
     prompt_style: Annotated[PromptStyle, Affects("teacher")] = "plain"

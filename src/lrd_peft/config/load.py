@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from lrd_peft.config.fields import Group
 from lrd_peft.config.flat import FlatConfig, nearest_field
+from lrd_peft.config.identity import without_effect
 from lrd_peft.config.messages import explain
 from lrd_peft.config.recipes import find_yaml
 from lrd_peft.config.schema import RunConfig
@@ -30,11 +31,13 @@ class Request:
         config: Configuration of the run.
         dry_run: Print what the command would do.
         from_run: Finished run whose teacher and store are used.
+        without_effect: Settings that are given as flags but change nothing in this run.
     """
 
     config: RunConfig
     dry_run: bool = False
     from_run: Path | None = None
+    without_effect: tuple[str, ...] = ()
 
 
 def load_config(
@@ -88,7 +91,8 @@ def parse_request(
     found = parse_flags(kind or PhaseFlags, argv, prog=prog, description=description, defaults=base, shown=shown)
     config = RunConfig.from_flat({**base.model_dump(), **found.settings})
     source = found.from_run if isinstance(found, PhaseFlags) else None
-    return Request(config, found.dry_run, None if source is None else Path(source))
+    idle = tuple(without_effect(config, found.settings))
+    return Request(config, found.dry_run, None if source is None else Path(source), idle)
 
 
 def _base(yaml_path: str | Path | None, overrides: Mapping[str, Any] | None) -> Group:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lrd_peft.runtime.errors import nearest
+from lrd_peft.runtime.errors import escaped, nearest
 
 ALIASES = {"alpha": "distill_alpha", "lr": "learning_rate"}
 """Short flag names and the fields that they set."""
@@ -49,7 +49,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, place: Callable[[
             hint = nearest(str(detail["input"]), _choices(schema))
             line = f"{field} {verb} {value}; it must be {_describe(schema)}" + (f".{hint}" if hint else "")
         lines.setdefault(field, place(field) + line)
-    return "; ".join(lines.values())
+    return escaped("; ".join(lines.values()))
 
 
 def _schema(field: str, model: type[BaseModel]) -> dict[str, Any]:

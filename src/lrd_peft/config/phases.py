@@ -108,7 +108,7 @@ class StoreConfig(Group):
 class StudentConfig(Group):
     """Phase 3: the method, and the training of the student."""
 
-    method: Annotated[Name, AfterValidator(check_method), Affects("student")] = "latent-lora"
+    method: Annotated[Name, AfterValidator(check_method), Affects("student"), Affects("evaluation")] = "latent-lora"
     """How the student is made: latent-lora, latent-full, distill-lora, standard-distill, full-finetune, direct, ..."""
     num_student_problems: Annotated[
         Count | None, Affects("student", when=("trains_student",), value="own_problem_limit", added=None)
@@ -126,6 +126,10 @@ class StudentConfig(Group):
     """Updates of the student (overrides epochs)."""
     max_seconds: Annotated[Positive | None, Affects("student", when=("trains_student",))] = None
     """Train the student for as many updates as fit into this time, which a short run measures (overrides epochs)."""
+    eval_steps: Annotated[Count | None, Affects("student", when=("trains_student",), added=None)] = None
+    """Updates between two gradings of the student on the validation problems (default: none)."""
+    early_stopping_patience: Annotated[Count | None, Affects("student", when=("trains_student",), added=None)] = None
+    """Stop the student when so many gradings in a row were no better than the best before them (default: never)."""
     token_alpha: Annotated[Fraction, Affects("student", objectives={"tokens"})] = 0.5
     """Weight of the token KL in alpha * temperature^2 * KL + (1 - alpha) * L_task (standard-distill, distill-lora)."""
     temperature: Annotated[Positive, Affects("student", objectives={"tokens"})] = 2.0
@@ -139,6 +143,15 @@ class StudentConfig(Group):
             raise ValueError(
                 f"max_steps is {self.max_steps} and max_seconds {self.max_seconds:g}; both set how long the student "
                 "trains: drop one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_has_its_gradings(self) -> Self:
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            raise ValueError(
+                f"early_stopping_patience is {self.early_stopping_patience}, but the student is not graded while it "
+                "trains; set eval_steps"
             )
         return self
 

@@ -117,6 +117,15 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _gradings_have_problems(self) -> Self:
+        if self.student.eval_steps is not None and not self.data.num_validation_problems:
+            raise ValueError(
+                f"eval_steps is {self.student.eval_steps}, but num_validation_problems is 0; set it above 0, or leave "
+                "out eval_steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _quantized_weights_are_not_trained(self) -> Self:
         tuning, quantization = self.teacher.teacher_tuning, self.model.quantization
         if tuning == "qlora" and quantization is None:
@@ -286,6 +295,11 @@ class RunConfig(BaseModel):
     def trains_student(self) -> bool:
         """Whether the method trains a student."""
         return self.method.trains_student
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the validation accuracy decides when the student's training ends."""
+        return self.trains_student and self.student.early_stopping_patience is not None
 
     @property
     def trains_by_epochs(self) -> bool:

@@ -1,7 +1,7 @@
 r"""Extracts answers from texts and compares them with gold answers.
 
 *Strict* extraction reads the format that training teaches: the steps, then a last line `### ANSWER` (or `#### ANSWER`,
-as in GSM8K). *Flexible* extraction reads models that were not trained on this format. The rules of `VERSION` 2, in the
+as in GSM8K). *Flexible* extraction reads models that were not trained on this format. The rules of `VERSION` 3, in the
 order in which they are tried; the first that finds an answer decides:
 
 1. The line after the first `###` that has an answer. Nothing but this line counts. Headings ("### Solution", followed
@@ -10,14 +10,15 @@ order in which they are tried; the first that finds an answer decides:
 3. An `<answer>` tag.
 4. The sentence after the last "answer is", "Answer:", "the correct option is" and the like. Text after the sentence
    does not count, nor does another problem that the model goes on with. A denied value ("is not 5") is no answer.
+   Where a number is asked, neither is a refusal ("unknown", "cannot be determined"), whatever follows it.
 5. numeric: the last number. math: the last formula or number. option: the only letter named, or the one concluded with.
    text: the last sentence. boolean: the last sentence that says yes, no, true or false.
 
-A fraction is one number and never its last digits. Several numbers where one is asked are no answer. Numbers are
-compared exactly; a percent sign does not scale (50% is 50). Mathematical answers are compared by structure
-(`math_structure`), their expressions exactly where possible (`exact_expressions`), words as words, and the rest by
-math-verify within a limit of processor time (`math_equality`). Answers of more than `MAX_MATH_CHARS` characters are
-ignored.
+A fraction is one number and never its last digits, and so are "3 x 10^2" and "1e3". Several numbers where one is asked
+are no answer. Numbers are compared exactly; a percent sign does not scale (50% is 50). Mathematical answers are
+compared by structure (`math_structure`), their expressions exactly where possible (`exact_expressions`), words as
+words, and the rest by math-verify within a limit of processor time (`math_equality`). Answers of more than
+`MAX_MATH_CHARS` characters are ignored.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from lrd_peft.evaluation.option_answers import option_answer
 from lrd_peft.evaluation.word_answers import boolean_answer, same_boolean, same_text, text_answer
 from lrd_peft.runtime.errors import UserError, nearest
 
-VERSION = 2
+VERSION = 3
 """Incremented whenever the grade of a text may change."""
 
 ANSWER_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)

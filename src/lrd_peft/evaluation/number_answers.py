@@ -1,4 +1,4 @@
-r"""Reads numbers in texts: "$2,125.50", "1 1/2", "\frac{3}{4}", "- 5", "70{,}000", "18 m^2"."""
+r"""Reads numbers in texts: "$2,125.50", "1 1/2", "3 x 10^2", "\frac{3}{4}", "- 5", "70{,}000", "18 m^2"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lrd_peft.data.gold import MAX_NUMBER_CHARS, parse_number, without_remark
 from lrd_peft.evaluation.answer_phrases import (
     Statement,
     boxed_answers,
+    is_heading,
     marked_answer,
     phrases,
     tagged_answer,
@@ -19,6 +20,7 @@ from lrd_peft.evaluation.math_structure import is_name
 from lrd_peft.evaluation.math_text import bare_math, canonical_math, plain_characters, without_spaces
 from lrd_peft.evaluation.math_words import is_wordy, number_in_words, quantity_of, unmarked
 
+_MAX_EXPONENT = 30
 _MAX_NUMBERS = 100  # at the end of a text; no line that states an answer has more
 
 _FRACTION = re.compile(r"(-?[0-9]+)/([0-9]+)")
@@ -39,6 +41,24 @@ _CLAUSE_END = re.compile(
 _RELATIVE = re.compile(r"\b(?:which is|that is|i\.e\.,?|equals|is equal to)\s+(?=[-$\\0-9])", re.IGNORECASE)
 _CORRECTED = re.compile(r"^\s*not\b.{0,60}?(?:\bbut\b|\bit is\b|\bit's\b|\brather\b)\s*", re.IGNORECASE)
 _SEVERAL = re.compile(r"\b(?:or|and|to|between|either)\b|,|\u00b1|\\pm")
+_TIMES_TEN = r"\s{0,2}(?:\\times|\\cdot|[x*\u00d7\u00b7])\s{0,2}10\s?(?:\^|\*\*)\s?"
+_SCIENTIFIC = re.compile(
+    rf"(?<![\w.^{{}}\\])(?P<digits>[0-9][0-9,]{{0,30}}(?:\.[0-9]{{1,30}})?)"
+    rf"(?:{_TIMES_TEN}(?:\{{\s?(?P<braced>[-+\u2212]?[0-9]{{1,2}})\s?\}}|(?P<power>[-+\u2212]?[0-9]{{1,2}}))"
+    rf"|[eE](?P<exponent>[-+\u2212]?[0-9]{{1,2}}))(?![\w^])(?!\.[0-9])"
+)
+_REFUSAL = re.compile(
+    r"\W*(?:unknown|undefined|undetermined|indeterminate|impossible|insufficient|n/a|no\s+(?:answer|solution)"
+    r"|not\s+(?:known|enough|possible|determined|given|sure|clear)|(?:it\s+)?(?:cannot|can't|can\s+not|could\s+not)"
+    r"|(?:i|we)\s+(?:do\s+not|don't|cannot|can't|can\s+not|could\s+not)\s+(?:know|tell|say|determine|find))\b",
+    re.IGNORECASE,
+)
+_UNANSWERED = re.compile(
+    r"\b(?:answer|problem|question)\s+(?:cannot|can't|can\s+not|could\s+not)\s+be\s+"
+    r"(?:answered|calculated|computed|determined|found|known|solved)\b",
+    re.IGNORECASE,
+)
+_TIMES = re.compile(r"(?<=[0-9)])\s{0,2}[x\u00d7]\s{0,2}(?=[0-9(])")
 _THIN_THOUSANDS = re.compile("(?<=[0-9])[\u00a0\u2007\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 _REMARK = re.compile(r"\([^()]*\)")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
@@ -52,6 +72,7 @@ def parse_rational(text: str) -> str | None:
     number = parse_number(text)
     if number is not None:
         return number
+    text = _TIMES.sub("*", _SCIENTIFIC.sub(_expanded, text[: 2 * MAX_NUMBER_CHARS + 1]))
     bare = bare_math(without_remark(_CALCULATOR.sub("", text))) if len(text) <= 2 * MAX_NUMBER_CHARS else None
     if bare is None:
         return None
@@ -81,8 +102,8 @@ def same_number(predicted: str, gold: str) -> bool:
 
 def number_answer(text: str) -> Statement:
     """Find the number that a text states as its answer, or else its last number."""
-    text = plain_characters(_THIN_THOUSANDS.sub(",", without_run_on(text)))
-    marked = marked_answer(text, _bare_number, _number_within)
+    text = _SCIENTIFIC.sub(_expanded, plain_characters(_THIN_THOUSANDS.sub(",", without_run_on(text))))
+    marked = marked_answer(text, _bare_number, _number_within, _is_heading)
     if marked is not None:
         return marked
     boxes = boxed_answers(text)
@@ -96,7 +117,7 @@ def number_answer(text: str) -> Statement:
         stated = _number_within(sentence)
         if stated is not None:
             return stated
-    return Statement(last_number(text))
+    return Statement(None if _UNANSWERED.search(text) else last_number(text))
 
 
 def last_number(text: str) -> str | None:
@@ -105,6 +126,19 @@ def last_number(text: str) -> str | None:
     if len(found) > 1 and re.fullmatch(r"[0-9.,/\s$]*\bor\b\W*", text[found[-2][0] : found[-1][0]]):
         return None  # "2 or 3"
     return found[-1][1] if found else None
+
+
+def _is_heading(line: str) -> bool:
+    return is_heading(line) and not _REFUSAL.match(line)
+
+
+def _expanded(match: re.Match[str]) -> str:
+    """Return "300" for "3 x 10^2" and "3e2"."""
+    digits = parse_number(match["digits"])
+    exponent = int((match["braced"] or match["power"] or match["exponent"]).replace("\u2212", "-"))
+    if digits is None or abs(exponent) > _MAX_EXPONENT:
+        return match.group()
+    return _written(Fraction(digits) * Fraction(10) ** exponent)
 
 
 def _bare_number(line: str) -> str | None:
@@ -126,6 +160,8 @@ def _number_within(line: str) -> Statement | None:
     value = parse_rational(line)
     if value is not None:
         return Statement(value)
+    if _REFUSAL.match(line):
+        return Statement(None)
     if PHRASE_INSIDE.match(line):
         line = PHRASE_INSIDE.sub("", line, count=1)
     line = re.sub(r"(?<![0-9] )\b(?:minus|negative)\s+(?=[$0-9.])", "-", line, flags=re.IGNORECASE)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import IntervalStrategy, TrainerCallback, TrainingArguments, set_seed
 
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem
@@ -20,6 +20,7 @@ from lrd_peft.model.student import StudentModel
 from lrd_peft.model.teacher import TeacherModel
 from lrd_peft.pipeline.from_config import (
     epoch_restarts,
+    longest_allowed,
     start_student,
     student_collator,
     student_limit,
@@ -28,6 +29,7 @@ from lrd_peft.pipeline.from_config import (
     training_arguments,
     training_problems,
     trust,
+    validation_problems,
     with_lora,
 )
 from lrd_peft.pipeline.ledger import PhaseNote
@@ -39,8 +41,9 @@ from lrd_peft.runtime.json_files import FileModel, read_sealed, write_sealed
 from lrd_peft.runtime.processes import is_main, on_main
 from lrd_peft.store import Store
 from lrd_peft.training.alignment import attach_projectors, plan_alignment
-from lrd_peft.training.callbacks import RestartOptimizer
+from lrd_peft.training.callbacks import RestartOptimizer, StopWhenLevel
 from lrd_peft.training.checkpoints import last_checkpoint
+from lrd_peft.training.curriculum import items
 from lrd_peft.training.objectives import Objective, SelfObjective, TaskObjective, TokenObjective
 from lrd_peft.training.sampling import count_updates, updates_per_epoch
 from lrd_peft.training.thinking_trainer import ThinkingTrainer
@@ -85,6 +88,7 @@ def distill(config: RunConfig, run: RunPaths) -> PhaseNote:
     base_parameters = student.num_parameters()
     how = f"LoRA r={config.adapter.lora_r}" if method.adapts_student else "all weights"
     logger.info(f"student: {num_trained} of {base_parameters} parameters are trained ({config.student.method}, {how})")
+    _grade_while_training(config, student, trainer)
     trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     curve = trainer.curve()
     student.step_decoder = None
@@ -117,6 +121,21 @@ def _begin(
     if config.reads_store:
         return student, _latent_trainer(config, store, student, args)
     return student, _other_trainer(config, run, student, args)
+
+
+def _grade_while_training(config: RunConfig, student: StudentModel, trainer: ThinkingTrainer) -> None:
+    """Let a trainer grade validation problems as often as the configuration asks, and stop as it asks."""
+    options = config.student
+    if options.eval_steps is None:
+        return
+    problems = validation_problems(config)
+    encoded, _ = student.encoder.encode_all(problems, max_length=longest_allowed(config, student))
+    fitting = [row.problem for row in encoded]
+    trainer.eval_dataset = trainer.as_items(fitting) if isinstance(trainer, LRDPEFTTrainer) else items(encoded)
+    trainer.args.eval_strategy, trainer.args.eval_steps = IntervalStrategy.STEPS, options.eval_steps
+    logger.info(f"student: {len(fitting)} validation problems are graded every {options.eval_steps} updates")
+    if options.early_stopping_patience is not None:
+        trainer.add_callback(StopWhenLevel(options.early_stopping_patience))
 
 
 def _affordable_steps(config: RunConfig, run: RunPaths, store: Store | None, *, seconds: float) -> int:

@@ -131,6 +131,15 @@ def held_out(config: RunConfig, name: str, *, split: str, limit: int | None) -> 
     )
 
 
+def validation_problems(config: RunConfig) -> list[Problem]:
+    """Load the validation problems of all data sets."""
+    if not config.data.num_validation_problems:
+        return []
+    limit = config.data.num_validation_problems
+    loaded = (held_out(config, name, split="validation", limit=limit) for name in config.data.dataset_parts)
+    return [problem for each in loaded for problem in each.problems]
+
+
 def longest_allowed(config: RunConfig, model: ThinkingModel) -> int | None:
     """Return the maximum length of a problem in tokens: max_length, or the context minus slots and markers.
 

@@ -26,13 +26,13 @@ from lrd_peft.model.serialization import read_description
 from lrd_peft.model.teacher import TeacherModel
 from lrd_peft.pipeline.from_config import (
     epoch_restarts,
-    held_out,
     load_options,
     some_training_problems,
     thinking_options,
     training_arguments,
     training_problems,
     trust,
+    validation_problems,
     with_lora,
 )
 from lrd_peft.pipeline.ledger import PhaseLedger, PhaseNote
@@ -78,10 +78,7 @@ def train_teacher(config: RunConfig, run: RunPaths) -> PhaseNote:
     for line in data.report:
         logger.info(line)
     encoded = items(data.encoded)
-    validation: list[Problem] = []
-    if config.data.num_validation_problems:
-        for name in config.data.dataset_parts:
-            validation += held_out(config, name, split="validation", limit=config.data.num_validation_problems)
+    validation = validation_problems(config)
     if done and done[0] != plan[0]:
         # The teacher with written steps was lost and those with thoughts were not.
         _run_stage(config, run, _teacher(config, run, None), plan[0], encoded, validation, history=[])

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 from tyro import _errors  # Private: a test names what is used, and pyproject.toml caps tyro.
 
-from lrd_peft.runtime.errors import UserError, nearest
+from lrd_peft.runtime.errors import UserError, escaped, nearest
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def parse(
     """
 
     def refuse(event: _errors.ParseErrorEvent) -> NoReturn:
-        raise UserError(f"{_message(event, argv, flags)} See {prog} --help.") from None
+        raise UserError(escaped(f"{_message(event, argv, flags)} See {prog} --help.")) from None
 
     with _errors.on_parse_error(refuse):
         return tyro.cli(

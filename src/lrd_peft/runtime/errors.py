@@ -15,6 +15,11 @@ class UserError(ValueError):
     """
 
 
+def escaped(text: str) -> str:
+    """Return a text with line breaks and other characters that do not print as escapes: a newline as "\\n"."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `' Did you mean "x"?'` for the known name closest to `name`, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)

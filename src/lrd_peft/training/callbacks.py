@@ -1,4 +1,4 @@
-"""Trainer callbacks: the progress line, optimizer restarts between stages, a clean end on SIGINT or SIGTERM."""
+"""Trainer callbacks: the progress line, optimizer restarts, an end when accuracy is level, and on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -70,6 +70,29 @@ class RestartEachEpoch(RestartOptimizer):
 
     def __init__(self, updates_per_epoch: int) -> None:
         super().__init__(lambda update: update // updates_per_epoch)
+
+
+class StopWhenLevel(TrainerCallback):
+    """Ends a training when its validation accuracy no longer rises.
+
+    It counts in the training's own log, so that a resumed training ends after the same update.
+
+    Args:
+        patience: Evaluations in a row that are no better than the best one before them.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def is_over(self, state: Any) -> bool:
+        """Return whether the accuracies in a trainer's state have been level for long enough."""
+        found = [row["eval_accuracy"] for row in state.log_history if "eval_accuracy" in row]
+        return bool(found) and len(found) - 1 - found.index(max(found)) >= self.patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop if the accuracy has been level for long enough."""
+        if self.is_over(state):
+            control.should_training_stop = True
 
 
 class EndOnSignal(TrainerCallback):

@@ -27,7 +27,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from lrd_peft.model.serialization import write_errors
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import gather, is_sharded, num_processes, rank
-from lrd_peft.training.callbacks import EndOnSignal
+from lrd_peft.training.callbacks import EndOnSignal, StopWhenLevel
 from lrd_peft.training.checkpoints import LogLine, LogPart, last_checkpoint, mark_complete, read_marker
 from lrd_peft.training.fsdp import like, load_whole_optimizer_state, own_part, whole, whole_optimizer_state
 from lrd_peft.training.loss_log import LossLog
@@ -185,11 +185,12 @@ class ResumableTrainer(Trainer):
     def has_ended(self, checkpoint: str) -> bool:
         """Load a checkpoint if it is that of the last update, and return whether it is.
 
-        transformers would train one update more where the epochs are a fraction.
+        transformers would train one update more where the epochs are a fraction, or the training has stopped early.
         """
         state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        if state.global_step < max_steps:
+        early = [each for each in self.callback_handler.callbacks if isinstance(each, StopWhenLevel)]
+        if state.global_step < max_steps and not any(each.is_over(state) for each in early):
             return False
         self._load_from_checkpoint(checkpoint)
         self.state = state
