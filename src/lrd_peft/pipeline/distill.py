@@ -131,7 +131,8 @@ def _grade_while_training(config: RunConfig, student: StudentModel, trainer: Thi
     problems = validation_problems(config)
     encoded, _ = student.encoder.encode_all(problems, max_length=longest_allowed(config, student))
     fitting = [row.problem for row in encoded]
-    trainer.eval_dataset = trainer.as_items(fitting) if isinstance(trainer, LRDPEFTTrainer) else items(encoded)
+    held_out: Any = trainer.as_items(fitting) if isinstance(trainer, LRDPEFTTrainer) else items(encoded)
+    trainer.eval_dataset = held_out
     trainer.args.eval_strategy, trainer.args.eval_steps = IntervalStrategy.STEPS, options.eval_steps
     logger.info(f"student: {len(fitting)} validation problems are graded every {options.eval_steps} updates")
     if options.early_stopping_patience is not None:
