@@ -18,6 +18,7 @@ from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem
 from lrd_peft.model.student import StudentModel
 from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.pipeline.expected_time import tell_expected_time
 from lrd_peft.pipeline.from_config import (
     epoch_restarts,
     longest_allowed,
@@ -89,7 +90,10 @@ def distill(config: RunConfig, run: RunPaths) -> PhaseNote:
     how = f"LoRA r={config.adapter.lora_r}" if method.adapts_student else "all weights"
     logger.info(f"student: {num_trained} of {base_parameters} parameters are trained ({config.student.method}, {how})")
     _grade_while_training(config, student, trainer)
-    trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
+    checkpoint = on_main(last_checkpoint, folder)
+    if not config.makes_teacher and checkpoint is None:
+        tell_expected_time(config, trainer.items)
+    trainer.train(resume_from_checkpoint=checkpoint)
     curve = trainer.curve()
     student.step_decoder = None
     student.eval()

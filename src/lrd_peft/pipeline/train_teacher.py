@@ -24,6 +24,7 @@ from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.model.serialization import read_description
 from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.pipeline.expected_time import tell_expected_time
 from lrd_peft.pipeline.from_config import (
     epoch_restarts,
     load_options,
@@ -79,6 +80,9 @@ def train_teacher(config: RunConfig, run: RunPaths) -> PhaseNote:
         logger.info(line)
     encoded = items(data.encoded)
     validation = validation_problems(config)
+    if not done:
+        schedule = [(_collator(config, teacher, stage), stage.epochs) for stage in plan]
+        tell_expected_time(config, encoded, teacher=teacher, stages=schedule)
     if done and done[0] != plan[0]:
         # The teacher with written steps was lost and those with thoughts were not.
         _run_stage(config, run, _teacher(config, run, None), plan[0], encoded, validation, history=[])
@@ -173,16 +177,7 @@ def _train_stage(
         teacher,
         objective=TaskObjective(step_loss_weight=weight, decoded=decoded_steps(teacher, weight=weight)),
         items=with_targets(config, teacher, [item.encoded for item in encoded]),
-        collator=StageCollator(
-            teacher,
-            stage=stage.number,
-            max_stage=config.thinking.last_stage,
-            thoughts_per_step=config.thinking.thoughts_per_step,
-            thinking_stages=config.thinking.max_stage,
-            thoughts_fit_steps=config.thinking.thoughts_fit_steps,
-            uniform_prob=config.teacher.uniform_prob,
-            seed=config.run.problems_seed,
-        ),
+        collator=_collator(config, teacher, stage),
         args=args,
         label=f"teacher, stage {stage.number} of {config.thinking.last_stage}",
         callbacks=epoch_restarts(config, args, num_problems=len(encoded)),
@@ -190,6 +185,19 @@ def _train_stage(
     trainer.train(resume_from_checkpoint=on_main(last_checkpoint, folder))
     teacher.step_decoder = None
     return trainer.curve()
+
+
+def _collator(config: RunConfig, teacher: TeacherModel, stage: Stage) -> StageCollator:
+    return StageCollator(
+        teacher,
+        stage=stage.number,
+        max_stage=config.thinking.last_stage,
+        thoughts_per_step=config.thinking.thoughts_per_step,
+        thinking_stages=config.thinking.max_stage,
+        thoughts_fit_steps=config.thinking.thoughts_fit_steps,
+        uniform_prob=config.teacher.uniform_prob,
+        seed=config.run.problems_seed,
+    )
 
 
 def _validate(
