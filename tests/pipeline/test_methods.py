@@ -44,6 +44,8 @@ def config(folder: Path, method: str, **changes: Any) -> RunConfig:
         "learning_rate": 1e-3,
         "distill_layers": (8, 12),
         "max_new_tokens": 4,
+        "ablate_problems": 2,
+        "probe_problems": 2,
         "logging_steps": 1,
         "device": "cpu",
         **changes,
@@ -92,6 +94,8 @@ def test_a_method_trains_grades_and_records_its_student(method: str, latent: Pat
     assert all(("distill" in line) == (row.objective != "task") for line in curve)
     graded = [line["step"] for line in record.curves if "eval_accuracy" in line]
     assert graded == [1, 2], "its validation problems are graded while it trains"
+    assert (folder / "ablation.json").is_file() == row.thinks
+    assert not (folder / "probe.json").exists(), "two problems are too few for probes, and the run has not failed"
     assert method in show(folder)
 
     student = StudentModel.from_pretrained(folder)

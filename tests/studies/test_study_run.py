@@ -21,6 +21,7 @@ from lrd_peft.model.student import StudentModel
 from lrd_peft.pipeline.inspect import inspect
 from lrd_peft.pipeline.verify import verify
 from lrd_peft.report.study_records import read_study_records
+from lrd_peft.report.thought_tables import ablation_summary
 from lrd_peft.training.checkpoints import last_checkpoint
 from tests.pipeline.small_run import finish
 
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 RECIPE = """
 {num_train_problems: 24, num_validation_problems: 4, num_eval_problems: 6, max_stage: 1, teacher_batch_size: 8,
- batch_size: 8, epochs: 1, eval_batch_size: 8, logging_steps: 2, save_steps: 2, device: cpu, methods: [latent-lora]}
+ batch_size: 8, epochs: 1, eval_batch_size: 8, logging_steps: 2, save_steps: 2, device: cpu, methods: [latent-lora], ablate_problems: 4}
 """
 SMALL = "{title: Small, recipe: recipe.yaml, axes: {distill_alpha: [0.1, 0.5]}, seeds: [0]}"
 CELLS = ("distill_alpha=0.1--seed0", "distill_alpha=0.5--seed0")
@@ -83,6 +84,16 @@ def test_each_cell_leaves_a_record_and_the_study_its_description(whole: Path) ->
     assert (told["axes"], told["seeds"]) == ([{"field": "distill_alpha", "values": [0.1, 0.5]}], [0])
 
 
+def test_each_cell_says_what_its_thoughts_are_worth(whole: Path) -> None:
+    place = whole / "out" / "small"
+    assert sorted(path.name for path in (place / "thoughts").iterdir()) == [f"{cell}.ablation.json" for cell in CELLS]
+    looks = read_study_records(place).looks
+    assert [
+        (seed, found.found[0].untouched.n) for seeds in looks.ablations.values() for seed, found in seeds.items()
+    ] == [(0, 4)] * 2
+    assert [row[0] for row in ablation_summary(looks).rows] == [cell.removesuffix("--seed0") for cell in CELLS]
+
+
 def test_the_cells_share_one_teacher_and_one_store(whole: Path) -> None:
     assert times_begun(whole, "teacher") == [1] and times_begun(whole, "store") == [1]
     for cell in CELLS:
@@ -119,6 +130,7 @@ def test_a_cell_that_another_study_has_is_taken_over(whole: Path, tmp_path: Path
     taken = (place / "records" / "normalize=variance--seed0.json").read_bytes()
     assert taken == (tmp_path / "out" / "small" / "records" / f"{CELLS[1]}.json").read_bytes()
     assert not (place / "cells" / "normalize=variance--seed0").exists()
+    assert (place / "thoughts" / "normalize=variance--seed0.ablation.json").is_file()
     assert (place / "cells" / "normalize=none--seed0").exists()
 
 

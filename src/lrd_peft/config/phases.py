@@ -27,6 +27,7 @@ from lrd_peft.config.fields import (
     NO_EFFECT,
     Affects,
     Count,
+    CountOrZero,
     Device,
     Fraction,
     FractionBelowOne,
@@ -319,6 +320,10 @@ class EvaluationConfig(Group):
     """Maximum batch size of generation; it is reduced where memory runs short."""
     max_new_tokens: Annotated[Count | None, Affects("evaluation")] = None
     """Maximum tokens to generate per problem (default: from the lengths in the data)."""
+    ablate_problems: Annotated[CountOrZero, NO_EFFECT] = 0
+    """Replace the thoughts of the method on so many problems per data set, as lrd ablate does (0: do not)."""
+    probe_problems: Annotated[CountOrZero, NO_EFFECT] = 0
+    """Probe the states of the method on so many problems per data set, as lrd probe does (0: do not)."""
 
     @property
     def asks_for_teacher(self) -> bool:

@@ -15,11 +15,10 @@ from lrd_peft.evaluation.score import written_limit
 from lrd_peft.pipeline.evaluate import load_method
 from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, quiet_libraries, some_training_problems
 from lrd_peft.pipeline.latent_models import chosen_methods, saved_model, write_found
-from lrd_peft.pipeline.run_folder import RunPaths
+from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import device_of
 
-FILE = "ablation.json"
 NUM_PROBLEMS = 300
 
 Found = tuple[str, tuple[Ablation, ...]]
@@ -55,9 +54,15 @@ def ablate_run(
     if (root / "config.yaml").is_file():
         config = load_config(yaml_path=root / "config.yaml")
         found = Ablations(*_of_run(config, RunPaths(root), models, dataset, num_problems))
-        return found, write_found(found, FILE, output or root)
+        return found, write_found(found, ABLATION, output or root)
     found = Ablations(*_of_saved_model(target, models, dataset, num_problems))
-    return found, write_found(found, FILE, output)
+    return found, write_found(found, ABLATION, output)
+
+
+def ablate_method(config: RunConfig, run: RunPaths) -> Path | None:
+    """Replace the thoughts of a finished run's method on `ablate_problems` problems, and write ablation.json."""
+    found = Ablations(*_of_run(config, run, (config.student.method,), None, config.evaluation.ablate_problems))
+    return write_found(found, ABLATION, run.root)
 
 
 def _of_saved_model(target: str, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:

@@ -25,12 +25,11 @@ from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.pipeline.evaluate import load_method
 from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, quiet_libraries
 from lrd_peft.pipeline.latent_models import chosen_methods, rows_before_answers, saved_model, write_found
-from lrd_peft.pipeline.run_folder import RunPaths
+from lrd_peft.pipeline.run_folder import PROBES, RunPaths
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import device_of
 from lrd_peft.runtime.progress import Progress
 
-FILE = "probe.json"
 NUM_PROBLEMS = 1000
 _BATCH = 64
 _OPTION = re.compile(r"\s*\([A-E]\)\s*$")
@@ -66,9 +65,15 @@ def probe_run(
     if (root / "config.yaml").is_file():
         config = load_config(yaml_path=root / "config.yaml")
         found = Probes(*_of_run(config, RunPaths(root), models, dataset, num_problems))
-        return found, write_found(found, FILE, output or root)
+        return found, write_found(found, PROBES, output or root)
     found = Probes(*_of_saved_model(target, models, dataset, num_problems))
-    return found, write_found(found, FILE, output)
+    return found, write_found(found, PROBES, output)
+
+
+def probe_method(config: RunConfig, run: RunPaths) -> Path | None:
+    """Fit probes on the states of a finished run's method on `probe_problems` problems, and write probe.json."""
+    found = Probes(*_of_run(config, run, (config.student.method,), None, config.evaluation.probe_problems))
+    return write_found(found, PROBES, run.root)
 
 
 def _of_saved_model(target: str, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:

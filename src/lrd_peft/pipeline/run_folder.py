@@ -6,6 +6,7 @@ store/                         the latent teacher's hidden states
 student/                       a PEFT adapter or all weights, our extra tensors, a model card
 evaluation/, evaluation.json   graded problems, and their summary
 record.json                    the run's record, written last
+ablation.json, probe.json      what was found about its thoughts, if asked for
 files.json                     checksums of the files in this folder that have no others
 from_run.json                  the run whose teacher and store are used, if they are not the run's own
 log.jsonl                      events with their times
@@ -35,6 +36,7 @@ COMMANDS: dict[Phase, str] = {
 }
 # Files in the run folder itself whose checksums files.json holds.
 SEALED = ("config.yaml", "evaluation.json", "record.json")
+ABLATION, PROBES = "ablation.json", "probe.json"
 
 
 @dataclass(frozen=True, slots=True)

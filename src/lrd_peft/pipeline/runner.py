@@ -13,19 +13,22 @@ from transformers import set_seed
 from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.evaluation.answers import VERSION
 from lrd_peft.evaluation.records import Costs, Record, write_record
+from lrd_peft.pipeline.ablate import ablate_method
 from lrd_peft.pipeline.distill import distill
 from lrd_peft.pipeline.evaluate import evaluate, read_table
 from lrd_peft.pipeline.extract import extract
 from lrd_peft.pipeline.from_config import quiet_libraries
 from lrd_peft.pipeline.ledger import PhaseLedger, PhaseMarker, PhaseNote
 from lrd_peft.pipeline.preflight import check_device, preflight, resolve_layers
+from lrd_peft.pipeline.probe import probe_method
 from lrd_peft.pipeline.reuse import check_source, source_of, take_from
-from lrd_peft.pipeline.run_folder import SEALED, RunPaths
+from lrd_peft.pipeline.run_folder import ABLATION, PROBES, SEALED, RunPaths
 from lrd_peft.pipeline.run_lock import RunLock
 from lrd_peft.pipeline.train_teacher import train_teacher
 from lrd_peft.pipeline.verify import ArtifactChecks
 from lrd_peft.runtime.checksums import write_checksums
 from lrd_peft.runtime.environment import environment
+from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import is_main, joined, num_processes, on_main, wait
 
 logger = logging.getLogger(__name__)
@@ -106,7 +109,25 @@ def _run_held(config: RunConfig, paths: RunPaths, phases: tuple[str, ...]) -> No
         if is_main():
             write_record(paths.record, record)
             write_checksums(paths.root, [name for name in SEALED if (paths.root / name).is_file()])
+            _look_at_thoughts(config, paths)
     wait()
+
+
+def _look_at_thoughts(config: RunConfig, paths: RunPaths) -> None:
+    """Ablate and probe the run's method as its configuration asks, unless that is done."""
+    if not (config.method.thinks and config.has_thoughts):
+        return
+    options = config.evaluation
+    wanted = (
+        (options.ablate_problems, ABLATION, ablate_method),
+        (options.probe_problems, PROBES, probe_method),
+    )
+    for num_problems, name, look in wanted:
+        if num_problems and not (paths.root / name).is_file():
+            try:
+                look(config, paths)
+            except UserError as error:  # too few problems, for example; the run is finished
+                logger.warning("no %s: %s", name, error)
 
 
 def _purpose(config: RunConfig) -> str:

@@ -12,12 +12,14 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lrd_peft.evaluation.ablation_results import Ablation
 from lrd_peft.evaluation.decoded_thoughts import Answers
+from lrd_peft.evaluation.probe_results import Probed
 from lrd_peft.report.provenance import commands, environment_lines
 from lrd_peft.report.study_records import StudyRecords
 from lrd_peft.report.style import OURS, method_style
 from lrd_peft.report.tables import cost_table, detail_table, main_table
-from lrd_peft.report.thought_tables import ablation_table, probe_table
+from lrd_peft.report.thought_tables import ablation_summary, ablation_table, probe_summary, probe_table
 from lrd_peft.report.verdict import headline, verdict
 
 
@@ -104,17 +106,35 @@ def render_page(
         ],
         environment=environment_lines([record for study in studies.values() for record in study.records]),
         ablations=[
-            {"title": f"{each.model} on {each.dataset}", "verdict": each.verdict(), "table": ablation_table(each)}
-            for each in (main.ablations.found if main.ablations else ())
+            {"title": _looked_at(study, each, main), "verdict": each.verdict(), "table": ablation_table(each)}
+            for study in studies.values()
+            for each in (study.ablations.found if study.ablations else ())
         ],
         probes=[
-            {"title": f"{each.model} on {each.dataset}", "verdict": each.verdict(), "table": probe_table(each)}
-            for each in (main.probes.found if main.probes else ())
+            {"title": _looked_at(study, each, main), "verdict": each.verdict(), "table": probe_table(each)}
+            for study in studies.values()
+            for each in (study.probes.found if study.probes else ())
+        ],
+        ablated=[
+            {"title": study.title, "table": ablation_summary(study.looks)}
+            for study in studies.values()
+            if study.looks.ablations
+        ],
+        probed=[
+            {"title": study.title, "table": probe_summary(study.looks)}
+            for study in studies.values()
+            if study.looks.probes
         ],
         answers=main.answers,
         common=common_token(main.answers) if main.answers else None,
         datasets=sorted({each.dataset for each in main.answers.problems}) if main.answers else [],
     )
+
+
+def _looked_at(study: StudyRecords, found: Ablation | Probed, main: StudyRecords) -> str:
+    """Return the title of a table about thoughts; those of the main study do not name it."""
+    title = f"{found.model} on {found.dataset}"
+    return title if study is main else f"{study.title}: {title}"
 
 
 def describe(*studies: StudyRecords) -> str:

@@ -8,13 +8,14 @@ results/
     answers.json      optional: see `evaluation.decoded_thoughts.Answers`
     ablation.json     optional: see `evaluation.ablation_results.Ablations`
     probe.json        optional: see `evaluation.probe_results.Probes`
+    thoughts/         optional: CELL--seedK.ablation.json and CELL--seedK.probe.json, the same for single cells
   demo.json           a single record: a study named after its file
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,19 @@ _NO_AXIS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class CellLooks:
+    """What a study's cells found about their thoughts: cell without its seed -> seed -> what was found.
+
+    Attributes:
+        ablations: What interventions on the thoughts did.
+        probes: What can be read in the thoughts.
+    """
+
+    ablations: Mapping[str, Mapping[int, Ablations]]
+    probes: Mapping[str, Mapping[int, Probes]]
+
+
+@dataclass(frozen=True, slots=True)
 class StudyRecords:
     """The records of one study.
 
@@ -67,6 +81,7 @@ class StudyRecords:
         answers: problems with decoded thoughts, if kept.
         ablations: what interventions on the thoughts did, if measured.
         probes: what can be read in the thoughts, if measured.
+        looks: the same for its cells.
     """
 
     name: str
@@ -79,6 +94,7 @@ class StudyRecords:
     answers: Answers | None = None
     ablations: Ablations | None = None
     probes: Probes | None = None
+    looks: CellLooks = CellLooks({}, {})
 
     @property
     def num_seeds(self) -> int:
@@ -154,6 +170,10 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> StudyRecords:
         answers=_read_beside(folder / "answers.json", Answers),
         ablations=_read_beside(folder / "ablation.json", Ablations),
         probes=_read_beside(folder / "probe.json", Probes),
+        looks=CellLooks(
+            ablations=_of_cells(folder / "thoughts", "ablation", Ablations),
+            probes=_of_cells(folder / "thoughts", "probe", Probes),
+        ),
     )
 
 
@@ -179,6 +199,17 @@ def _holds_record(path: Path) -> bool:
     except (ValueError, RecursionError):
         return True
     return isinstance(row, dict) and {"method", "metrics"} <= row.keys()
+
+
+def _of_cells(folder: Path, what: str, kind: type[_Found]) -> dict[str, dict[int, _Found]]:
+    """Return what the files CELL--seedK.WHAT.json of a folder hold."""
+    cells: dict[str, dict[int, _Found]] = {}
+    for path in sorted(folder.glob(f"*--seed*.{what}.json")):
+        cell, _, seed = path.name.removesuffix(f".{what}.json").rpartition("--seed")
+        found = _read_beside(path, kind)
+        if found is not None and seed.isdecimal():
+            cells.setdefault(cell, {})[int(seed)] = found
+    return cells
 
 
 def _read_beside(path: Path, kind: type[_Found]) -> _Found | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from statistics import mean
 
 from rich import box
 from rich.table import Table as TerminalTable
@@ -11,6 +13,7 @@ from lrd_peft.evaluation.ablation_results import Ablated, Ablation
 from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.probe_results import Probed, ProbedTarget
 from lrd_peft.report.run_summary import table_text
+from lrd_peft.report.study_records import CellLooks
 from lrd_peft.report.tables import Table, p_text
 
 _HEADER = ("thoughts", "accuracy", "95% interval", "points lost", "p", "answers changed", "KL", "of the donor")
@@ -26,6 +29,75 @@ def ablation_table(ablation: Ablation) -> Table:
     ]
     notes += left_out_notes(ablation)
     return Table(header=_HEADER, rows=(first, *map(_row, ablation.rows)), note=" ".join(notes))
+
+
+_COMPARED = (
+    ("none", "no thoughts"),
+    ("zeros", "zeros"),
+    ("filler", "filler token"),
+    ("other-answer", "another problem's"),
+    ("repeat-first", "first in every slot"),
+)
+
+
+def ablation_summary(looks: CellLooks) -> Table:
+    """Return what the thoughts of each cell of a study are worth: mean accuracies over seeds.
+
+    A star marks a difference from the model's own thoughts that McNemar's exact test finds (p < 0.05) for every seed.
+    """
+    rows = []
+    for cell, by_seed in looks.ablations.items():
+        groups: dict[tuple[str, str], list[Ablation]] = {}
+        for found in by_seed.values():
+            for each in found.found:
+                groups.setdefault((each.model, each.dataset), []).append(each)
+        for (_, dataset), group in groups.items():
+            own = mean(each.untouched.accuracy for each in group)
+            rows.append((cell, dataset, f"{own:.1%}", *(_compared(group, name) for name, _ in _COMPARED), _n(group)))
+    sizes = sorted({each.untouched.n for cell in looks.ablations.values() for a in cell.values() for each in a.found})
+    note = (
+        f"Mean accuracy over seeds on {' or '.join(map(str, sizes))} held-out problems. *: differs from the model's "
+        "own thoughts for every seed (McNemar's exact test, p < 0.05)."
+    )
+    header = ("cell", "set", "its own thoughts", *(title for _, title in _COMPARED), "seeds")
+    return Table(header=header, rows=tuple(rows), note=note)
+
+
+def _compared(group: Sequence[Ablation], name: str) -> str:
+    found = [row for each in group if (row := each.row(name)) is not None]
+    if not found:
+        return ""
+    star = "*" if all(row.p_value < 0.05 for row in found) else ""
+    return f"{mean(row.accuracy.accuracy for row in found):.1%}{star}"
+
+
+def _n(group: Sequence[object]) -> str:
+    return str(len(group))
+
+
+def probe_summary(looks: CellLooks) -> Table:
+    """Return what linear probes read in the thoughts of each cell of a study: mean accuracies over seeds."""
+    rows = []
+    for cell, by_seed in looks.probes.items():
+        groups: dict[tuple[str, str], list[ProbedTarget]] = {}
+        for found in by_seed.values():
+            for each in found.found:
+                for target in each.targets:
+                    groups.setdefault((each.dataset, target.name), []).append(target)
+        for (dataset, name), group in groups.items():
+            best = [(t.accuracy, t.shuffled, t.best) for t in group if t.best is not None]
+            read = [accuracy[layer][place] or 0.0 for accuracy, _, (layer, place) in best]
+            shuffled = [chance[layer][place] or 0.0 for _, chance, (layer, place) in best]
+            question = [target.accuracy[target.best_question][0] or 0.0 for target in group]
+            majority = [target.majority for target in group]
+            shares = (f"{mean(values):.1%}" if values else "" for values in (read, question, shuffled, majority))
+            rows.append((cell, dataset, name, *shares, _n(group)))
+    note = (
+        "Mean accuracy over seeds of linear probes at the thought and layer that were best on problems kept aside, "
+        "beside the best layer at the question's last position, probes on shuffled labels, and the most frequent value."
+    )
+    header = ("cell", "set", "read", "best thought", "question", "shuffled", "majority", "seeds")
+    return Table(header=header, rows=tuple(rows), note=note)
 
 
 def left_out_notes(ablation: Ablation) -> list[str]:

@@ -12,7 +12,7 @@ from lrd_peft.report.figures.catalogue import MAIN_STUDIES, draw_figure, entries
 from lrd_peft.report.page import PageFigure, describe, render_page
 from lrd_peft.report.study_records import StudyRecords, read_results
 from lrd_peft.report.tables import Table, detail_table, main_table, sweep_table
-from lrd_peft.report.thought_tables import ablation_table, probe_table
+from lrd_peft.report.thought_tables import ablation_summary, ablation_table, probe_summary, probe_table
 from lrd_peft.runtime.json_files import write_atomic
 from lrd_peft.runtime.progress import Progress
 
@@ -77,12 +77,16 @@ def all_tables(studies: Mapping[str, StudyRecords], *, reference: bool = False) 
         "table1_main_results": main_table(records, reference=reference),
         "table1_details": detail_table(records),
     }
-    ablations = main_study(studies).ablations
-    for each in ablations.found if ablations else ():
-        found[f"ablation_{each.model}_{each.dataset.replace('/', '-')}"] = ablation_table(each)
-    probes = main_study(studies).probes
-    for one in probes.found if probes else ():
-        found[f"probe_{one.model}_{one.dataset.replace('/', '-')}"] = probe_table(one)
+    for study in studies.values():
+        of = "" if study is main_study(studies) else f"{study.name}_"
+        for each in study.ablations.found if study.ablations else ():
+            found[f"ablation_{of}{each.model}_{each.dataset.replace('/', '-')}"] = ablation_table(each)
+        for one in study.probes.found if study.probes else ():
+            found[f"probe_{of}{one.model}_{one.dataset.replace('/', '-')}"] = probe_table(one)
+        if study.looks.ablations:
+            found[f"ablations_{study.name}"] = ablation_summary(study.looks)
+        if study.looks.probes:
+            found[f"probes_{study.name}"] = probe_summary(study.looks)
     for study in studies.values():
         if study.axis is not None:
             found[f"table_{study.name}"] = sweep_table(study.records, study.axis)

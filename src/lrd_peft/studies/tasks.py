@@ -4,6 +4,7 @@ ROOT/shared/teacher-FINGERPRINT   phase 1 of all cells with the same fingerprint
 ROOT/shared/store-FINGERPRINT     phase 2, the same
 ROOT/NAME/cells/CELL--seedK       run folder; its teacher/ and store/ are links to the shared ones
 ROOT/NAME/records/CELL--seedK.json    exists when the cell is done; copied from another study that has the same cell
+ROOT/NAME/thoughts/CELL--seedK.*.json  its ablation and its probes, if its settings ask for them
 ROOT/NAME/study.json              description of the study
 ROOT/*/logs, ROOT/*/locks         output of each task; locks of the tasks in progress
 
@@ -25,11 +26,12 @@ from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.evaluation.records import Record, read_record, write_record
 from lrd_peft.pipeline.ledger import PhaseLedger
 from lrd_peft.pipeline.reuse import SHARED, link_phase
-from lrd_peft.pipeline.run_folder import RunPaths
+from lrd_peft.pipeline.run_folder import ABLATION, PROBES, RunPaths
 from lrd_peft.pipeline.run_lock import RunLock
 from lrd_peft.runtime.environment import portable
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.files import locked
+from lrd_peft.runtime.json_files import write_atomic
 from lrd_peft.runtime.logs import shown_logs
 from lrd_peft.studies.grid import Cell
 
@@ -50,6 +52,10 @@ class StudyFolder:
     @property
     def records(self) -> Path:
         return self.path / "records"
+
+    @property
+    def thoughts(self) -> Path:
+        return self.path / "thoughts"
 
     def shared(self, name: str) -> RunPaths:
         """Return the folder of a shared teacher or store: a run folder in which only some phases run."""
@@ -180,6 +186,7 @@ def _work(task: Task) -> None:
         _link(task, run)
         run_phases(task.config, PHASES, held=run)
         record = read_record(run.record)
+        _keep_looks(task, run.root)
         if not task.keep_student:
             # Before the record: a process killed here finds the run finished when it is started again.
             PhaseLedger(run, task.config).discard_student()
@@ -187,18 +194,38 @@ def _work(task: Task) -> None:
     write_record(task.record, record)
 
 
+def _keep_looks(task: Task, folder: Path, *, prefix: str = "") -> None:
+    """Copy what a cell found about its thoughts to where it stays when the student goes.
+
+    Args:
+        task: The cell.
+        folder: Where the files are.
+        prefix: What their names begin with there.
+    """
+    for name in (ABLATION, PROBES):
+        path = folder / f"{prefix}{name}"
+        if path.is_file():
+            task.folder.thoughts.mkdir(parents=True, exist_ok=True)
+            write_atomic(task.folder.thoughts / f"{task.name}.{name}", path.read_bytes())
+
+
 def _same_run(task: Task) -> Record | None:
-    """Return the record of the same configuration from a neighboring study, or None."""
-    wanted = portable(task.config.result_fields())
-    for path in sorted(task.folder.root.glob(f"*/records/*--seed{task.config.run.seed}.json")):
+    """Take over a cell of the same configuration from a neighboring study; return its record, or None."""
+    wanted, config = portable(task.config.result_fields()), task.config
+    looks = ((config.evaluation.ablate_problems, ABLATION), (config.evaluation.probe_problems, PROBES))
+    needed = [name for count, name in looks if count and config.method.thinks and config.has_thoughts]
+    for path in sorted(task.folder.root.glob(f"*/records/*--seed{config.run.seed}.json")):
         try:
             record = read_record(path)
             found = RunConfig.from_flat(record.config)
         except UserError:  # damaged, or of another version
             continue
-        if portable(found.result_fields()) == wanted:
-            logger.info("taken over from %s, which has the same configuration", path)
-            return record
+        thoughts, prefix = path.parent.parent / "thoughts", f"{path.stem}."
+        if portable(found.result_fields()) != wanted or not all((thoughts / f"{prefix}{x}").is_file() for x in needed):
+            continue
+        logger.info("taken over from %s, which has the same configuration", path)
+        _keep_looks(task, thoughts, prefix=prefix)
+        return record
     return None
 
 
