@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from lrd_peft.data.collate import left_pad
-from lrd_peft.model.generation import Generated, decode_batch, end_tokens
+from lrd_peft.model.generation import Generated, answer_batch, decode_batch, end_tokens
+from tests import tiny
 from tests.model.reference import MODELS, VOCAB, recompute
 from tests.model.small_models import make_tokenizer
 
@@ -218,3 +219,20 @@ def test_decoding_stops_where_generate_stops(listed):
     theirs = lm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, pad_token_id=0)
     assert ours.finished
     assert [*ours.tokens, second if listed else first] == theirs[0, len(QUESTIONS[0]) :].tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"markers": True, "projection": "mlp"}], ids=["plain", "markers"])
+def test_plain_generation_goes_on_from_the_prompts_embeddings(options: dict[str, Any]) -> None:
+    torch.manual_seed(2)
+    student = tiny.student("gpt2", num_thoughts=3, options=options)
+    questions = [problem.question_text for problem in tiny.problems(3)]
+    lm: Any = student.lm
+    for embeds, row in zip(
+        student.prompt_embeds(questions),
+        answer_batch(student, questions, thinking=True, max_new_tokens=5),
+        strict=True,
+    ):
+        written = lm.generate(inputs_embeds=embeds[None], max_new_tokens=5, do_sample=False, pad_token_id=0)
+        assert written[0].tolist()[: len(row.tokens)] == list(row.tokens)
+    (embeds,) = student.prompt_embeds(questions[:1], num_thoughts=0)
+    assert torch.equal(embeds, lm.get_input_embeddings()(torch.tensor(student.encoder.prompt(questions[0]))))

@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 RECIPE = """
 {num_train_problems: 24, num_validation_problems: 4, num_eval_problems: 6, max_stage: 1, teacher_batch_size: 8,
- batch_size: 8, epochs: 1, eval_batch_size: 8, logging_steps: 2, save_steps: 2, device: cpu, methods: [latent-lora], ablate_problems: 4}
+ batch_size: 8, epochs: 1, eval_batch_size: 8, logging_steps: 2, save_steps: 2, device: cpu, methods: [latent-lora],
+ ablate_problems: 4}
 """
 SMALL = "{title: Small, recipe: recipe.yaml, axes: {distill_alpha: [0.1, 0.5]}, seeds: [0]}"
 CELLS = ("distill_alpha=0.1--seed0", "distill_alpha=0.5--seed0")

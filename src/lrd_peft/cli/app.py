@@ -53,6 +53,8 @@ COMMANDS: dict[str, Command] = {
     "study": Command("Run a grid of configurations; finished cells are skipped.", resumes=True),
     "report": Command("Draw figures and tables of results, and one HTML page."),
     "problems": Command("Print problems as JSON lines."),
+    "export": Command("Write a model that thinks as a transformers model that needs this package no more."),
+    "env": Command("Print versions, processor and devices, for a report of a problem."),
 }
 
 

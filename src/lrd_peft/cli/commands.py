@@ -107,6 +107,33 @@ class Probe(_LatentModels):
 
 
 @dataclass(frozen=True)
+class Export:
+    """`lrd export`."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Run folder, or a saved model that thinks, such as tiny-latent-student."""
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Folder to write."""
+    max_new_tokens: Annotated[int, arg(metavar="INT")] = 256
+    """Tokens that the exported model writes where its caller sets no limit."""
+
+    def __call__(self) -> None:
+        from lrd_peft.integrations.export import export
+
+        print(f"written  {export(self.run, self.folder, max_new_tokens=self.max_new_tokens)}")
+
+
+@dataclass(frozen=True)
+class Env:
+    """`lrd env`."""
+
+    def __call__(self) -> None:
+        from lrd_peft.pipeline.environment_text import environment_text
+
+        print(environment_text())
+
+
+@dataclass(frozen=True)
 class Compare:
     """`lrd compare`."""
 
@@ -223,6 +250,8 @@ KINDS: dict[str, type[Any]] = {
     "verify": Verify,
     "report": Report,
     "problems": Problems,
+    "export": Export,
+    "env": Env,
 }
 """Name and arguments of each command."""
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from lrd_peft.model.card import make_card
 from lrd_peft.model.core import ThinkingCore
-from lrd_peft.model.generation import Solution, solve_batch
+from lrd_peft.model.generation import Solution, prompt_embeds, solve_batch
 from lrd_peft.model.loading.hub import upload_folder
 from lrd_peft.model.loading.saved import FoundModel, find_saved_model
 from lrd_peft.model.options import ThinkingOptions
@@ -309,6 +310,29 @@ class ThinkingModel(ThinkingCore):
             )
         finally:
             self.train(was_training)
+
+    def prompt_embeds(
+        self, questions: Sequence[str], *, num_thoughts: int | None = None
+    ) -> list[Float[Tensor, "position hidden"]]:
+        """Return the inputs after which the language model answers, for engines that take prompt embeddings.
+
+        A plain `generate(inputs_embeds=...)` of the language model continues them as `generate` of this model does.
+
+        Args:
+            questions: At least one question.
+            num_thoughts: Number of thoughts; None for the model's own.
+
+        Returns:
+            For each question the embeddings of its tokens, its thoughts and the answer marker.
+
+        Example:
+            >>> from lrd_peft import StudentModel
+            >>> student = StudentModel.from_pretrained("tiny-latent-student")
+            >>> (embeds,) = student.prompt_embeds(["What is 2 + 3?"])
+            >>> embeds.shape[1] == student.hidden_size
+            True
+        """
+        return prompt_embeds(self, questions, num_thoughts=num_thoughts)
 
     def generate(
         self, questions: Sequence[str], *, max_new_tokens: int = 256, num_thoughts: int | None = None
