@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 from lrd_peft.integrations import modeling_thinking
-from lrd_peft.integrations.modeling_thinking import Projection, ThinkingLMConfig, ThinkingForCausalLM
+from lrd_peft.integrations.modeling_thinking import Projection, ThinkingForCausalLM, ThinkingLMConfig
 from lrd_peft.model.generation import answer_batch, end_tokens
 from lrd_peft.model.loop import unwrap
 from lrd_peft.model.projection import PauseToken
