@@ -18,7 +18,8 @@ included. Braces mark the number; they can be left out where the quote holds onl
 In a file that has claims, each percentage and p-value in prose needs one.
 
 A table stands between two markers and is generated from a record or a study; `results/methods details` is the table of
-tests, sizes and times, and `results/demo.json printed` what `lrd show` prints of the first data set:
+tests, sizes and times, `results/controls thoughts` what its cells' thoughts are worth, and `results/demo.json printed`
+what `lrd show` prints of the first data set:
 
     <!-- table results/demo.json -->
     | set | method | ...
@@ -61,7 +62,7 @@ _NUMBER = r"(?:<\s?|[-+])?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?%?"
 _ALONE = re.compile(rf"(?<![\w.]){_NUMBER}(?!\w)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _BLOCK = re.compile(
-    r"(?P<open><!-- table (?P<source>\S+)(?P<part> details| printed)? -->\n)(?P<body>.*?)(?P<close><!-- /table -->)",
+    r"(?P<open><!-- table (?P<source>\S+)(?P<part> details| printed| thoughts)? -->\n)(?P<body>.*?)(?P<close><!-- /table -->)",
     re.DOTALL,
 )
 _BLOCK_EDGE = re.compile(r"<!-- /?table\b")

@@ -44,11 +44,11 @@ def _study(folder: Path) -> Path:
 def test_means_over_seeds_and_a_star_where_every_seed_differs(tmp_path: Path) -> None:
     study = read_results(_study(tmp_path))["study"]
     table = ablation_summary(study.looks)
-    assert table.rows == (("method=latent-lora", "gsm-mini", "85.0%", "45.0%", "", "50.0%*", "", "", "2"),)
+    assert table.rows == (("latent-lora", "gsm-mini", "85.0%", "45.0%", "", "50.0%*", "", "", "2"),)
     assert "on 10 held-out problems" in table.note
     # made.probes(): 0.2 + 0.1 * layer + 0.1 * position, best at layer 4 and position 2; the question is position 0.
     assert probe_summary(study.looks).rows == (
-        ("method=latent-lora", "gsm-mini", "step 1", "80.0%", "60.0%", "8.0%", "11.0%", "1"),
+        ("latent-lora", "gsm-mini", "step 1", "80.0%", "60.0%", "8.0%", "11.0%", "1"),
     )
 
 

@@ -53,7 +53,7 @@ def ablation_summary(looks: CellLooks) -> Table:
                 groups.setdefault((each.model, each.dataset), []).append(each)
         for (_, dataset), group in groups.items():
             own = mean(each.untouched.accuracy for each in group)
-            rows.append((cell, dataset, f"{own:.1%}", *(_compared(group, name) for name, _ in _COMPARED), _n(group)))
+            rows.append((_cell_name(cell), dataset, f"{own:.1%}", *(_compared(group, name) for name, _ in _COMPARED), _n(group)))
     sizes = sorted({each.untouched.n for cell in looks.ablations.values() for a in cell.values() for each in a.found})
     note = (
         f"Mean accuracy over seeds on {' or '.join(map(str, sizes))} held-out problems. *: differs from the model's "
@@ -69,6 +69,11 @@ def _compared(group: Sequence[Ablation], name: str) -> str:
         return ""
     star = "*" if all(row.p_value < 0.05 for row in found) else ""
     return f"{mean(row.accuracy.accuracy for row in found):.1%}{star}"
+
+
+def _cell_name(cell: str) -> str:
+    """Return "latent-lora, distill_alpha 0" for "method=latent-lora,distill_alpha=0"."""
+    return cell.removeprefix("method=").replace(",", ", ").replace("=", " ")
 
 
 def _n(group: Sequence[object]) -> str:
@@ -91,7 +96,7 @@ def probe_summary(looks: CellLooks) -> Table:
             question = [target.accuracy[target.best_question][0] or 0.0 for target in group]
             majority = [target.majority for target in group]
             shares = (f"{mean(values):.1%}" if values else "" for values in (read, question, shuffled, majority))
-            rows.append((cell, dataset, name, *shares, _n(group)))
+            rows.append((_cell_name(cell), dataset, name, *shares, _n(group)))
     note = (
         "Mean accuracy over seeds of linear probes at the thought and layer that were best on problems kept aside, "
         "beside the best layer at the question's last position, probes on shuffled labels, and the most frequent value."
