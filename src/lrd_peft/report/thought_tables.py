@@ -53,7 +53,9 @@ def ablation_summary(looks: CellLooks) -> Table:
                 groups.setdefault((each.model, each.dataset), []).append(each)
         for (_, dataset), group in groups.items():
             own = mean(each.untouched.accuracy for each in group)
-            rows.append((_cell_name(cell), dataset, f"{own:.1%}", *(_compared(group, name) for name, _ in _COMPARED), _n(group)))
+            rows.append(
+                (_cell_name(cell), dataset, f"{own:.1%}", *(_compared(group, name) for name, _ in _COMPARED), _n(group))
+            )
     sizes = sorted({each.untouched.n for cell in looks.ablations.values() for a in cell.values() for each in a.found})
     note = (
         f"Mean accuracy over seeds on {' or '.join(map(str, sizes))} held-out problems. *: differs from the model's "
