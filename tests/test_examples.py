@@ -14,6 +14,7 @@ MODULES = {
     "lrd_peft.model.thinking_model": {
         "ThinkingModel.from_pretrained",
         "ThinkingModel.generate",
+        "ThinkingModel.prompt_embeds",
         "ThinkingModel.save_pretrained",
         "ThinkingModel.solve",
     },

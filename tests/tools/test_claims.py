@@ -55,7 +55,7 @@ def test_what_is_committed_follows_from_the_records(root: Path) -> None:
 
 def test_markdown_has_no_comments_but_the_markers_of_generated_blocks(root: Path) -> None:
     blocks = "table|tree|layers|machine|ratios|profile|architectures"
-    allowed = re.compile(rf"<!-- (table results/[\w./-]+( details| printed)?|/?({blocks})) -->")
+    allowed = re.compile(rf"<!-- (table results/[\w./-]+( details| printed| thoughts)?|/?({blocks})) -->")
     for path in (root / "README.md", *(root / "docs").rglob("*.md")):
         comments = re.findall(r"<!--.*?-->", path.read_text("utf-8"), re.DOTALL)
         assert [text for text in comments if not allowed.fullmatch(text)] == [], path
