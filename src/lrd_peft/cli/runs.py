@@ -156,6 +156,6 @@ def _next_commands(root: Path, config: RunConfig) -> str:
     lines = [f"Run folder: {root}", "Next:"]
     if config.trains_student:
         lines.append(f'  lrd solve {run} "QUESTION"')
-        if config.method.thinks and config.has_thoughts:
+        if config.thinks:
             lines += [f"  lrd ablate {run}", f"  lrd probe {run}", f"  lrd inspect {run}"]
     return "\n".join([*lines, f"  lrd report {run}", f"  lrd compare {run} OTHER_RUN"])

@@ -297,6 +297,11 @@ class RunConfig(BaseModel):
         return self.method.trains_student
 
     @property
+    def thinks(self) -> bool:
+        """Whether the run's method answers after thoughts."""
+        return self.method.thinks and self.has_thoughts
+
+    @property
     def stops_early(self) -> bool:
         """Whether the validation accuracy decides when the student's training ends."""
         return self.trains_student and self.student.early_stopping_patience is not None

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrd_peft.config import RunConfig, load_config
+from lrd_peft.config import RunConfig
 from lrd_peft.data import load_problems
 from lrd_peft.evaluation.ablation import ablate
 from lrd_peft.evaluation.ablation_results import Ablation, Ablations
 from lrd_peft.evaluation.score import written_limit
 from lrd_peft.pipeline.evaluate import load_method
-from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, quiet_libraries, some_training_problems
-from lrd_peft.pipeline.latent_models import chosen_methods, saved_model, write_found
+from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, some_training_problems
+from lrd_peft.pipeline.latent_models import chosen_methods, look_at, saved_model, write_found
 from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import device_of
@@ -49,14 +49,14 @@ def ablate_run(
     """
     if num_problems < 2:
         raise UserError(f"--num_problems is {num_problems}; an ablation needs at least 2")
-    quiet_libraries()
-    root = Path(target)
-    if (root / "config.yaml").is_file():
-        config = load_config(yaml_path=root / "config.yaml")
-        found = Ablations(*_of_run(config, RunPaths(root), models, dataset, num_problems))
-        return found, write_found(found, ABLATION, output or root)
-    found = Ablations(*_of_saved_model(target, models, dataset, num_problems))
-    return found, write_found(found, ABLATION, output)
+    return look_at(
+        target,
+        Ablations,
+        ABLATION,
+        of_run=lambda config, run: _of_run(config, run, models, dataset, num_problems),
+        of_saved_model=lambda: _of_saved_model(target, models, dataset, num_problems),
+        output=output,
+    )
 
 
 def ablate_method(config: RunConfig, run: RunPaths) -> Path | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
-from lrd_peft.config import RunConfig
+from lrd_peft.config import RunConfig, load_config
 from lrd_peft.config.methods import METHODS
 from lrd_peft.data import Problem
 from lrd_peft.data.collate import Row
@@ -17,10 +18,44 @@ from lrd_peft.model.loop import unwrap
 from lrd_peft.model.student import StudentModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.pipeline.evaluate import missing_model
+from lrd_peft.pipeline.from_config import quiet_libraries
 from lrd_peft.pipeline.run_folder import RunPaths
 from lrd_peft.runtime.errors import UserError, nearest
 from lrd_peft.runtime.json_files import FileData, write_json_atomic
 from lrd_peft.training.curriculum import items, thinking_rows
+
+_Found = TypeVar("_Found", bound=FileData)
+
+
+def look_at(
+    target: str,
+    kind: type[_Found],
+    file: str,
+    *,
+    of_run: Callable[[RunConfig, RunPaths], tuple[Any, ...]],
+    of_saved_model: Callable[[], tuple[Any, ...]],
+    output: Path | None,
+) -> tuple[_Found, Path | None]:
+    """Look at the models of a run, or at a saved model, and write what was found.
+
+    Args:
+        target: Run folder, or a saved thinking model: its folder, hub id or embedded name.
+        kind: What the findings are kept in.
+        file: Name of the file of findings.
+        of_run: Returns the findings for a run.
+        of_saved_model: Returns them for the saved model.
+        output: Folder of the file (None: the run folder; a saved model writes none).
+
+    Returns:
+        What was found, and the file that was written.
+    """
+    quiet_libraries()
+    root = Path(target)
+    if (root / "config.yaml").is_file():
+        found = kind(*of_run(load_config(yaml_path=root / "config.yaml"), RunPaths(root)))
+        return found, write_found(found, file, output or root)
+    found = kind(*of_saved_model())
+    return found, write_found(found, file, output)
 
 
 def saved_model(target: str, *, models: Sequence[str], dataset: str | None) -> tuple[StudentModel, str]:

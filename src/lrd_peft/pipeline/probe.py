@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lrd_peft.config import RunConfig, load_config
+from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, load_problems
 from lrd_peft.data.collate import collate, to_device
 from lrd_peft.evaluation.probe_results import QUESTION, Probed, Probes
@@ -23,8 +23,8 @@ from lrd_peft.model.loop import head_logits
 from lrd_peft.model.parts import final_norm
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.pipeline.evaluate import load_method
-from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, quiet_libraries
-from lrd_peft.pipeline.latent_models import chosen_methods, rows_before_answers, saved_model, write_found
+from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out
+from lrd_peft.pipeline.latent_models import chosen_methods, look_at, rows_before_answers, saved_model, write_found
 from lrd_peft.pipeline.run_folder import PROBES, RunPaths
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import device_of
@@ -60,14 +60,14 @@ def probe_run(
     Raises:
         UserError: If there is no model that thinks, a name is unknown, or the problems are too few.
     """
-    quiet_libraries()
-    root = Path(target)
-    if (root / "config.yaml").is_file():
-        config = load_config(yaml_path=root / "config.yaml")
-        found = Probes(*_of_run(config, RunPaths(root), models, dataset, num_problems))
-        return found, write_found(found, PROBES, output or root)
-    found = Probes(*_of_saved_model(target, models, dataset, num_problems))
-    return found, write_found(found, PROBES, output)
+    return look_at(
+        target,
+        Probes,
+        PROBES,
+        of_run=lambda config, run: _of_run(config, run, models, dataset, num_problems),
+        of_saved_model=lambda: _of_saved_model(target, models, dataset, num_problems),
+        output=output,
+    )
 
 
 def probe_method(config: RunConfig, run: RunPaths) -> Path | None:

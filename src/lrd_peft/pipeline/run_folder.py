@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrd_peft.config import Phase
+from lrd_peft.config import Phase, RunConfig
 from lrd_peft.runtime.processes import is_main
 
 COMMANDS: dict[Phase, str] = {
@@ -37,6 +37,13 @@ COMMANDS: dict[Phase, str] = {
 # Files in the run folder itself whose checksums files.json holds.
 SEALED = ("config.yaml", "evaluation.json", "record.json")
 ABLATION, PROBES = "ablation.json", "probe.json"
+
+
+def wanted_looks(config: RunConfig) -> dict[str, int]:
+    """Return the files about a run's thoughts that its configuration asks for, each with its number of problems."""
+    options = config.evaluation
+    asked = {ABLATION: options.ablate_problems, PROBES: options.probe_problems}
+    return {name: count for name, count in asked.items() if count and config.thinks}
 
 
 @dataclass(frozen=True, slots=True)

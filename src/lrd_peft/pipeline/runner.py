@@ -22,7 +22,7 @@ from lrd_peft.pipeline.ledger import PhaseLedger, PhaseMarker, PhaseNote
 from lrd_peft.pipeline.preflight import check_device, preflight, resolve_layers
 from lrd_peft.pipeline.probe import probe_method
 from lrd_peft.pipeline.reuse import check_source, source_of, take_from
-from lrd_peft.pipeline.run_folder import ABLATION, PROBES, SEALED, RunPaths
+from lrd_peft.pipeline.run_folder import ABLATION, PROBES, SEALED, RunPaths, wanted_looks
 from lrd_peft.pipeline.run_lock import RunLock
 from lrd_peft.pipeline.train_teacher import train_teacher
 from lrd_peft.pipeline.verify import ArtifactChecks
@@ -115,17 +115,11 @@ def _run_held(config: RunConfig, paths: RunPaths, phases: tuple[str, ...]) -> No
 
 def _look_at_thoughts(config: RunConfig, paths: RunPaths) -> None:
     """Ablate and probe the run's method as its configuration asks, unless that is done."""
-    if not (config.method.thinks and config.has_thoughts):
-        return
-    options = config.evaluation
-    wanted = (
-        (options.ablate_problems, ABLATION, ablate_method),
-        (options.probe_problems, PROBES, probe_method),
-    )
-    for num_problems, name, look in wanted:
-        if num_problems and not (paths.root / name).is_file():
+    looks = {ABLATION: ablate_method, PROBES: probe_method}
+    for name in wanted_looks(config):
+        if not (paths.root / name).is_file():
             try:
-                look(config, paths)
+                looks[name](config, paths)
             except UserError as error:  # too few problems, for example; the run is finished
                 logger.warning("no %s: %s", name, error)
 

@@ -24,6 +24,7 @@ from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.score import score, written_limit
 from lrd_peft.model.serialization import read_description
 from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.pipeline.expected_time import tell_expected_time
 from lrd_peft.pipeline.from_config import (
     epoch_restarts,
@@ -81,7 +82,7 @@ def train_teacher(config: RunConfig, run: RunPaths) -> PhaseNote:
     encoded = items(data.encoded)
     validation = validation_problems(config)
     if not done:
-        schedule = [(_collator(config, teacher, stage), stage.epochs) for stage in plan]
+        schedule = [(stage_collator(config, teacher, stage), stage.epochs) for stage in plan]
         tell_expected_time(config, encoded, teacher=teacher, stages=schedule)
     if done and done[0] != plan[0]:
         # The teacher with written steps was lost and those with thoughts were not.
@@ -177,7 +178,7 @@ def _train_stage(
         teacher,
         objective=TaskObjective(step_loss_weight=weight, decoded=decoded_steps(teacher, weight=weight)),
         items=with_targets(config, teacher, [item.encoded for item in encoded]),
-        collator=_collator(config, teacher, stage),
+        collator=stage_collator(config, teacher, stage),
         args=args,
         label=f"teacher, stage {stage.number} of {config.thinking.last_stage}",
         callbacks=epoch_restarts(config, args, num_problems=len(encoded)),
@@ -187,7 +188,8 @@ def _train_stage(
     return trainer.curve()
 
 
-def _collator(config: RunConfig, teacher: TeacherModel, stage: Stage) -> StageCollator:
+def stage_collator(config: RunConfig, teacher: ThinkingModel, stage: Stage) -> StageCollator:
+    """Return what makes the batches of a stage, without the steps of a step loss."""
     return StageCollator(
         teacher,
         stage=stage.number,

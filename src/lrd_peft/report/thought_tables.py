@@ -54,7 +54,13 @@ def ablation_summary(looks: CellLooks) -> Table:
         for (_, dataset), group in groups.items():
             own = mean(each.untouched.accuracy for each in group)
             rows.append(
-                (_cell_name(cell), dataset, f"{own:.1%}", *(_compared(group, name) for name, _ in _COMPARED), _n(group))
+                (
+                    _cell_name(cell),
+                    dataset,
+                    f"{own:.1%}",
+                    *(_compared(group, name) for name, _ in _COMPARED),
+                    str(len(group)),
+                )
             )
     sizes = sorted({each.untouched.n for cell in looks.ablations.values() for a in cell.values() for each in a.found})
     note = (
@@ -78,10 +84,6 @@ def _cell_name(cell: str) -> str:
     return cell.removeprefix("method=").replace(",", ", ").replace("=", " ")
 
 
-def _n(group: Sequence[object]) -> str:
-    return str(len(group))
-
-
 def probe_summary(looks: CellLooks) -> Table:
     """Return what linear probes read in the thoughts of each cell of a study: mean accuracies over seeds."""
     rows = []
@@ -98,7 +100,7 @@ def probe_summary(looks: CellLooks) -> Table:
             question = [target.accuracy[target.best_question][0] or 0.0 for target in group]
             majority = [target.majority for target in group]
             shares = (f"{mean(values):.1%}" if values else "" for values in (read, question, shuffled, majority))
-            rows.append((_cell_name(cell), dataset, name, *shares, _n(group)))
+            rows.append((_cell_name(cell), dataset, name, *shares, str(len(group))))
     note = (
         "Mean accuracy over seeds of linear probes at the thought and layer that were best on problems kept aside, "
         "beside the best layer at the question's last position, probes on shuffled labels, and the most frequent value."

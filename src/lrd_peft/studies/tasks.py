@@ -26,7 +26,7 @@ from lrd_peft.config import PHASES, Phase, RunConfig
 from lrd_peft.evaluation.records import Record, read_record, write_record
 from lrd_peft.pipeline.ledger import PhaseLedger
 from lrd_peft.pipeline.reuse import SHARED, link_phase
-from lrd_peft.pipeline.run_folder import ABLATION, PROBES, RunPaths
+from lrd_peft.pipeline.run_folder import ABLATION, PROBES, RunPaths, wanted_looks
 from lrd_peft.pipeline.run_lock import RunLock
 from lrd_peft.runtime.environment import portable
 from lrd_peft.runtime.errors import UserError
@@ -211,17 +211,15 @@ def _keep_looks(task: Task, folder: Path, *, prefix: str = "") -> None:
 
 def _same_run(task: Task) -> Record | None:
     """Take over a cell of the same configuration from a neighboring study; return its record, or None."""
-    wanted, config = portable(task.config.result_fields()), task.config
-    looks = ((config.evaluation.ablate_problems, ABLATION), (config.evaluation.probe_problems, PROBES))
-    needed = [name for count, name in looks if count and config.method.thinks and config.has_thoughts]
-    for path in sorted(task.folder.root.glob(f"*/records/*--seed{config.run.seed}.json")):
+    wanted, looks = portable(task.config.result_fields()), wanted_looks(task.config)
+    for path in sorted(task.folder.root.glob(f"*/records/*--seed{task.config.run.seed}.json")):
         try:
             record = read_record(path)
             found = RunConfig.from_flat(record.config)
         except UserError:  # damaged, or of another version
             continue
         thoughts, prefix = path.parent.parent / "thoughts", f"{path.stem}."
-        if portable(found.result_fields()) != wanted or not all((thoughts / f"{prefix}{x}").is_file() for x in needed):
+        if portable(found.result_fields()) != wanted or not all((thoughts / f"{prefix}{x}").is_file() for x in looks):
             continue
         logger.info("taken over from %s, which has the same configuration", path)
         _keep_looks(task, thoughts, prefix=prefix)

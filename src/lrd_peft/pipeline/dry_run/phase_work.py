@@ -21,7 +21,7 @@ from lrd_peft.model.loop import head_logits, unwrap
 from lrd_peft.pipeline.dry_run.meter import Measurement, Work, measure
 from lrd_peft.pipeline.dry_run.weightless import WeightlessModel
 from lrd_peft.pipeline.from_config import student_collator
-from lrd_peft.pipeline.train_teacher import stages
+from lrd_peft.pipeline.train_teacher import stage_collator, stages
 from lrd_peft.training.curriculum import StageCollator, items
 
 _META = torch.device("meta")
@@ -112,17 +112,7 @@ class DryRun:
         found: list[tuple[StageCollator, float]] = []
         for stage in stages(config):
             weighted = config.teacher.teacher_step_loss_weight > 0 and stage.number > 0
-            collator = StageCollator(
-                self.teacher.one_block,
-                stage=stage.number,
-                max_stage=config.thinking.last_stage,
-                thoughts_per_step=config.thinking.thoughts_per_step,
-                thinking_stages=config.thinking.max_stage,
-                thoughts_fit_steps=config.thinking.thoughts_fit_steps,
-                uniform_prob=config.teacher.uniform_prob,
-                seed=config.run.problems_seed,
-                with_steps=weighted,
-            )
+            collator = replace(stage_collator(config, self.teacher.one_block, stage), with_steps=weighted)
             found += _by_stage(collator, stage.epochs * self.num_problems / config.teacher.teacher_batch_size)
         return found
 
