@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ class TinyModel:
         drills: Number of short texts that look up the letter of an option.
         batch_size: Texts per update.
         learning_rate: Peak learning rate.
+        decay: Share of the updates in which the learning rate falls to 0 in the end; None for a cosine from the start.
+        adam_beta2: Decay of AdamW's second moment.
+        by_length: Whether texts of like length share a batch.
         seed: Seed of the weights and of the data.
     """
 
@@ -54,6 +58,9 @@ class TinyModel:
     drills: int
     batch_size: int
     learning_rate: float
+    decay: float | None = None
+    adam_beta2: float = 0.98
+    by_length: bool = True
     seed: int = 20
 
 
@@ -78,6 +85,20 @@ TINY_MODELS = {
         drills=12_000,
         batch_size=32,
         learning_rate=2e-3,
+    ),
+    # Following edges is learned suddenly, after a long plateau, and only at a high rate: a cosine stays on the plateau.
+    "tiny-graph-teacher": TinyModel(
+        hidden_size=64,
+        intermediate_size=172,
+        num_blocks=6,
+        num_heads=4,
+        problems=(("graph-mini", 160_000),),
+        drills=0,
+        batch_size=128,
+        learning_rate=3e-3,
+        decay=0.2,
+        adam_beta2=0.999,
+        by_length=False,
     ),
 }
 
@@ -118,7 +139,7 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
     """Train one embedded model from scratch and save it with its tokenizer in float16.
 
     Args:
-        name: `tiny-teacher` or `tiny-student`.
+        name: One of `TINY_MODELS`.
         output_dir: Folder of the model.
         scale: Multiplies the number of problems; below 1 for a quick try.
         threads: Threads of torch (None = unchanged).
@@ -170,6 +191,7 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
             pad_token_id=tokenizer.get_vocab()[PAD],
         )
     )
+    num_updates = math.ceil(len(rows) / recipe.batch_size)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -177,17 +199,18 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
             per_device_train_batch_size=recipe.batch_size,
             num_train_epochs=1,
             learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type="cosine" if recipe.decay is None else "warmup_stable_decay",
+            lr_scheduler_kwargs=None if recipe.decay is None else {"num_decay_steps": int(recipe.decay * num_updates)},
             warmup_steps=0.05,
             weight_decay=0.01,
-            adam_beta2=0.98,
+            adam_beta2=recipe.adam_beta2,
             logging_steps=50,
             save_strategy="no",
             report_to=[],
             seed=recipe.seed,
             use_cpu=True,
             remove_unused_columns=False,
-            train_sampling_strategy="group_by_length",
+            train_sampling_strategy="group_by_length" if recipe.by_length else "random",
             disable_tqdm=True,
         ),
         train_dataset=rows,  # pyright: ignore[reportArgumentType]

@@ -54,6 +54,8 @@ COMMANDS: dict[str, Command] = {
     "report": Command("Draw figures and tables of results, and one HTML page."),
     "problems": Command("Print problems as JSON lines."),
     "export": Command("Write a model that thinks as a transformers model that needs this package no more."),
+    "serve": Command("Answer requests to OpenAI's completion endpoints, in batches."),
+    "lm-eval": Command("Evaluate a model that thinks with lm-evaluation-harness."),
     "env": Command("Print versions, processor and devices, for a report of a problem."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from lrd_peft.cli import sharing
 from lrd_peft.runtime.command_line import parse
 from lrd_peft.runtime.errors import UserError, nearest
 
@@ -104,23 +106,6 @@ class Probe(_LatentModels):
             self.run, models=self.models, dataset=self.dataset, num_problems=self.num_problems, output=self.output
         )
         _print_found(map(probe_text, found.found), path)
-
-
-@dataclass(frozen=True)
-class Export:
-    """`lrd export`."""
-
-    run: Annotated[Positional[str], arg(metavar="RUN")]
-    """Run folder, or a saved model that thinks, such as tiny-latent-student."""
-    folder: Annotated[Positional[Path], arg(metavar="DIR")]
-    """Folder to write."""
-    max_new_tokens: Annotated[int, arg(metavar="INT")] = 256
-    """Tokens that the exported model writes where its caller sets no limit."""
-
-    def __call__(self) -> None:
-        from lrd_peft.integrations.export import export
-
-        print(f"written  {export(self.run, self.folder, max_new_tokens=self.max_new_tokens)}")
 
 
 @dataclass(frozen=True)
@@ -250,8 +235,8 @@ KINDS: dict[str, type[Any]] = {
     "verify": Verify,
     "report": Report,
     "problems": Problems,
-    "export": Export,
     "env": Env,
+    **sharing.KINDS,
 }
 """Name and arguments of each command."""
 
@@ -262,6 +247,8 @@ def read_command(name: str, argv: Sequence[str], description: str) -> Action:
     Raises:
         UserError: If an argument is wrong.
     """
+    if name == "lm-eval":  # its arguments are the harness's own
+        return functools.partial(sharing.lm_eval, argv, description)
     kind = KINDS[name]
     flags = ["help", *(field.name for field in fields(kind))]
     return parse(kind, argv, prog=f"lrd {name}", description=description, flags=flags)

@@ -1,0 +1,81 @@
+"""The commands that take a model elsewhere: to other libraries, other people and a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+Model = Annotated[Positional[str], arg(metavar="RUN")]
+
+
+@dataclass(frozen=True)
+class Export:
+    """`lrd export`."""
+
+    run: Model
+    """Run folder, or a saved model that thinks, such as tiny-latent-student."""
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Folder to write."""
+    max_new_tokens: Annotated[int, arg(metavar="INT")] = 256
+    """Tokens that the exported model writes where its caller sets no limit."""
+
+    def __call__(self) -> None:
+        from lrd_peft.integrations.export import export
+
+        print(f"written  {export(self.run, self.folder, max_new_tokens=self.max_new_tokens)}")
+
+
+@dataclass(frozen=True)
+class Serve:
+    """`lrd serve`."""
+
+    run: Model
+    """Run folder, or a saved model that thinks, such as tiny-latent-student."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every network of this machine."""
+    port: Annotated[int, arg(metavar="INT")] = 8000
+    """Port (0 = any that is free)."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the last part of RUN)")] = None
+    """Name of the model, as requests give it."""
+    device: Annotated[str | None, arg(metavar="DEVICE", help_behavior_hint="(default: a GPU if there is one)")] = None
+    """Device, such as cuda:1 or cpu."""
+    max_batch_size: Annotated[int, arg(metavar="INT")] = 64
+    """Most questions to answer at a time."""
+    max_waiting: Annotated[int, arg(metavar="INT")] = 1024
+    """Most questions that wait; more are refused with status 429."""
+
+    def __call__(self) -> None:
+        from lrd_peft.integrations.extras import require
+
+        require("fastapi", "uvicorn")
+        from lrd_peft.integrations.serving import serve
+
+        serve(
+            self.run,
+            host=self.host,
+            port=self.port,
+            name=self.name,
+            device=self.device,
+            max_batch_size=self.max_batch_size,
+            max_waiting=self.max_waiting,
+        )
+
+
+def lm_eval(arguments: Sequence[str], description: str) -> int | None:
+    """Run the command line of lm-evaluation-harness with this package's model type."""
+    from lrd_peft.integrations.extras import require
+
+    require("lm_eval")
+    if not arguments or any(each in ("-h", "--help") for each in arguments):
+        print(f"{description}\n\nlrd lm-eval --model_args pretrained=RUN,num_thoughts=4 --tasks gsm8k\n", flush=True)
+    from lrd_peft.integrations.lm_eval_model import run_harness
+
+    return run_harness(arguments)
+
+
+KINDS: dict[str, type[Any]] = {"export": Export, "serve": Serve}
+"""Name and arguments of each command."""
