@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +13,7 @@ import pytest
 
 from lrd_peft import StudentModel, load_problems
 from lrd_peft.cli.app import main
+from tests.integrations.served import served
 
 openai = pytest.importorskip("openai", reason="openai is not installed")
 pytest.importorskip("fastapi", reason="fastapi is not installed")
@@ -28,28 +23,9 @@ NAME = "tiny-latent-student"
 QUESTION = "Ann has 3 pens. She buys 4 more. How many pens does Ann have?"
 
 
-@contextlib.contextmanager
-def server(*arguments: str) -> Iterator[str]:
-    """Run `lrd serve` on a free port and yield its address."""
-    command = [sys.executable, "-m", "lrd_peft", "serve", NAME, "--port", "0", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stdout is not None and process.stderr is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+/v1", line)
-        assert found is not None, process.stderr.read()
-        yield found[0]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) in (0, 130), process.stderr.read()
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with server() as found:
+    with served("serve", NAME, "--port", "0") as found:
         yield found
 
 
@@ -141,7 +117,7 @@ def test_only_single_questions_are_chatted_about(address: str) -> None:
 
 
 def test_a_full_queue_refuses_and_goes_on() -> None:
-    with server("--max_waiting", "4", "--max_batch_size", "1") as address:
+    with served("serve", NAME, "--port", "0", "--max_waiting", "4", "--max_batch_size", "1") as address:
         with pytest.raises(openai.RateLimitError, match="at most 4 may"):
             client(address).completions.create(model=NAME, prompt=[QUESTION] * 5)
         found = client(address).completions.create(model=NAME, prompt=[QUESTION] * 4)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,12 +66,24 @@ class Browser:
         if not javascript:
             self._ask("Emulation.setScriptExecutionDisabled", value=True)
 
-    def open(self, path: Path) -> None:
-        """Open a file and wait until it and its pictures are there."""
+    def open(self, path: Path | str) -> None:
+        """Open a file or an address and wait until it and its pictures are there."""
         self._loaded = False
-        self._ask("Page.navigate", url=path.as_uri())
+        self._ask("Page.navigate", url=path.as_uri() if isinstance(path, Path) else path)
         while not self._loaded:
             self._receive()
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size, in CSS pixels."""
+        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def wait_for(self, expression: str, *, seconds: float = 60) -> Any:
+        """Return the value of an expression as soon as it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(expression)):
+            assert time.monotonic() < end, f"{expression} stayed {value!r}: {self.run('document.body.innerText')}"
+            time.sleep(0.1)
+        return value
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression on the page."""

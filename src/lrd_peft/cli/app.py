@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command] = {
     "problems": Command("Print problems as JSON lines."),
     "export": Command("Write a model that thinks as a transformers model that needs this package no more."),
     "serve": Command("Answer requests to OpenAI's completion endpoints, in batches."),
+    "play": Command("Ask a model in the browser, look into its thoughts, change them."),
     "lm-eval": Command("Evaluate a model that thinks with lm-evaluation-harness."),
     "env": Command("Print versions, processor and devices, for a report of a problem."),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 Model = Annotated[Positional[str], arg(metavar="RUN")]
 
@@ -65,6 +65,39 @@ class Serve:
         )
 
 
+@dataclass(frozen=True)
+class Play:
+    """`lrd play`."""
+
+    run: Model
+    """Run folder, or a saved model that thinks, such as tiny-latent-student."""
+    dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: that of the run)")] = None
+    """Data set that problems are offered from."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, arg(metavar="INT")] = 7860
+    """Port (0 = any that is free)."""
+    probe_problems: Annotated[int, arg(metavar="INT")] = 1500
+    """Training problems that the probes are fitted on (0 = no probes)."""
+    no_browser: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Do not open the page in a browser."""
+
+    def __call__(self) -> None:
+        from lrd_peft.integrations.extras import require
+
+        require("gradio")
+        from lrd_peft.integrations.play_page import play
+
+        play(
+            self.run,
+            dataset=self.dataset,
+            host=self.host,
+            port=self.port,
+            num_probed=self.probe_problems,
+            open_browser=not self.no_browser,
+        )
+
+
 def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     """Run the command line of lm-evaluation-harness with this package's model type."""
     from lrd_peft.integrations.extras import require
@@ -77,5 +110,5 @@ def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     return run_harness(arguments)
 
 
-KINDS: dict[str, type[Any]] = {"export": Export, "serve": Serve}
+KINDS: dict[str, type[Any]] = {"export": Export, "serve": Serve, "play": Play}
 """Name and arguments of each command."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,17 +170,92 @@ def _fitted(
     mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
     scale[scale < 1e-8] = 1.0
     train, aside, test = ((each - mean) / scale for each in inputs)
-    one_hot = np.eye(num_classes)[fit_labels[0]]
-    center = one_hot.mean(axis=0)
-    left, values, right = np.linalg.svd(train, full_matrices=False)
-    projected = left.T @ (one_hot - center)
+    center, weights_of = _ridge(train, fit_labels[0], num_classes)
     best = (-1.0, 0.0)
     for penalty in _PENALTIES:
-        weights = right.T @ (projected * (values / (values**2 + penalty))[:, None])
+        weights = weights_of(penalty)
         held = float(((aside @ weights + center).argmax(axis=1) == fit_labels[1]).mean())
         if held > best[0]:
             best = (held, float(((test @ weights + center).argmax(axis=1) == labels[2]).mean()))
     return best[1], best[0]
+
+
+def _ridge(
+    inputs: NDArray[np.float64], labels: NDArray[np.int64], num_classes: int
+) -> tuple[NDArray[np.float64], Callable[[float], NDArray[np.float64]]]:
+    """Return the mean of the one-hot labels, and the weights as a function of the penalty."""
+    one_hot = np.eye(num_classes)[labels]
+    center = one_hot.mean(axis=0)
+    left, values, right = np.linalg.svd(inputs, full_matrices=False)
+    projected = left.T @ (one_hot - center)
+    return center, lambda penalty: right.T @ (projected * (values / (values**2 + penalty))[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A probe to read single states with.
+
+    Attributes:
+        layer: Layer that it reads.
+        classes: Values that it knows.
+        accuracy: Share of held-out problems whose value it reads right.
+        majority: Share of them with the most frequent value, which a reader that sees nothing would give.
+    """
+
+    layer: int
+    classes: tuple[str, ...]
+    accuracy: float
+    majority: float
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    center: NDArray[np.float64]
+
+    def read(self, state: NDArray[np.float32]) -> str:
+        """Return the value that a state of shape [hidden] holds most likely."""
+        scores = ((state.astype(np.float64) - self.mean) / self.scale) @ self.weights + self.center
+        return self.classes[int(scores.argmax())]
+
+
+def fit_reader(states: States, values: Sequence[str | None], *, position: int, seed: int = 0) -> Reader | None:
+    """Fit a probe for one quantity at one position, at the layer where a fifth of the problems reads best.
+
+    Args:
+        states: Hidden states of the problems.
+        values: The quantity in each problem; None where there is none.
+        position: Position to read.
+        seed: Seed of the split of the problems.
+
+    Returns:
+        The probe, or None if the problems are too few.
+    """
+    num_problems = len(values)
+    order = list(range(num_problems))
+    random.Random(f"probes/{seed}").shuffle(order)
+    first, second = round(0.6 * num_problems), round(0.8 * num_problems)
+    parts = (order[:first], order[first:second], order[second:])
+    counts = Counter(value for i in parts[0] if (value := values[i]) is not None)
+    classes = tuple(sorted(value for value, count in counts.items() if count >= MIN_PER_CLASS))
+    index = {value: place for place, value in enumerate(classes)}
+    rows = [[i for i in part if values[i] in index] for part in parts]
+    if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
+        return None
+    labels = [np.array([index[values[i] or ""] for i in part]) for part in rows]
+    best, found = -1.0, None
+    for layer in sorted(states):
+        inputs = [states[layer][part, position].astype(np.float64) for part in rows]
+        mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
+        scale[scale < 1e-8] = 1.0
+        train, aside, test = ((each - mean) / scale for each in inputs)
+        center, weights_of = _ridge(train, labels[0], len(classes))
+        for penalty in _PENALTIES:
+            weights = weights_of(penalty)
+            held = float(((aside @ weights + center).argmax(axis=1) == labels[1]).mean())
+            if held > best:
+                right = float(((test @ weights + center).argmax(axis=1) == labels[2]).mean())
+                majority = float((labels[2] == np.bincount(labels[0]).argmax()).mean())
+                best, found = held, Reader(layer, classes, right, majority, mean, scale, weights, center)
+    return found
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,6 @@ def _of_run(config: RunConfig, run: RunPaths, models: tuple[str, ...], dataset: 
     return source, tuple(found)
 
 
-@torch.no_grad()
 def probe_model(model: ThinkingModel, problems: Sequence[Problem], *, name: str, dataset: str, seed: int = 0) -> Probed:
     """Fit probes for the result of each step and for the answer, at every layer and slot of a model.
 
@@ -116,16 +116,47 @@ def probe_model(model: ThinkingModel, problems: Sequence[Problem], *, name: str,
     count = model.options.num_thoughts
     if count == 0:
         raise UserError(f"{name} has no thoughts to probe: it was trained with 0")
-    rows = rows_before_answers(model, problems, num_thoughts=count)
-    own = [problems[row.index] for row in rows]
-    values = _values(own)
+    found = states_of(model, problems, label=f"states of {name} on {dataset}")
+    values = step_results(found.problems)
     starts = {value: _starts(model, value) for each in values.values() for value in each if value is not None}
+    targets = [Target(key, each, _hits(each, found.tops, starts)) for key, each in values.items()]
+    positions = [QUESTION, *(f"thought {number + 1}" for number in range(count)), "answer"]
+    return probe_states(found.states, targets, model=name, dataset=dataset, positions=positions, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class StatesOfProblems:
+    """Hidden states at a question's last position, at each slot, and where the answer is predicted.
+
+    Attributes:
+        problems: Those that fit into the model's context.
+        states: Layer -> states, float32 of shape [problem, position, hidden].
+        tops: Layer -> the LM head's first choice, int64 of shape [problem, position]. Layers that the head cannot read
+            are missing.
+    """
+
+    problems: list[Problem]
+    states: dict[int, NDArray[np.float32]]
+    tops: dict[int, NDArray[np.int64]]
+
+
+@torch.no_grad()
+def states_of(model: ThinkingModel, problems: Sequence[Problem], *, label: str) -> StatesOfProblems:
+    """Return what a model that thinks holds before it answers.
+
+    Args:
+        model: Model that thinks, in evaluation mode.
+        problems: Any number of problems.
+        label: Name of the progress bar.
+    """
+    count = model.options.num_thoughts
+    rows = rows_before_answers(model, problems, num_thoughts=count)
     norm = final_norm(model.lm)
     layers = range(model.num_blocks + 1)
     parts: dict[int, list[NDArray[np.float32]]] = {layer: [] for layer in layers}
     firsts: dict[int, list[NDArray[np.int64]]] = {}
     pad: Any = model.tokenizer.pad_token_id
-    with Progress(f"states of {name} on {dataset}", total=len(rows), unit="problems") as progress:
+    with Progress(label, total=len(rows), unit="problems") as progress:
         for begin in range(0, len(rows), _BATCH):
             batch = to_device(collate(rows[begin : begin + _BATCH], pad_id=pad), model.device)
             output = model(**batch, layers=layers, positions="all", with_loss=False)
@@ -141,14 +172,14 @@ def probe_model(model: ThinkingModel, problems: Sequence[Problem], *, name: str,
                     read = states if layer == model.num_blocks or norm is None else norm(states)
                     firsts.setdefault(layer, []).append(head_logits(model.lm, read).argmax(dim=-1).cpu().numpy())
             progress.update(min(begin + _BATCH, len(rows)))
-    states = {layer: np.concatenate(each) for layer, each in parts.items()}
-    tops = {layer: np.concatenate(each) for layer, each in firsts.items()}
-    targets = [Target(key, each, _hits(each, tops, starts)) for key, each in values.items()]
-    positions = [QUESTION, *(f"thought {number + 1}" for number in range(count)), "answer"]
-    return probe_states(states, targets, model=name, dataset=dataset, positions=positions, seed=seed)
+    return StatesOfProblems(
+        [problems[row.index] for row in rows],
+        {layer: np.concatenate(each) for layer, each in parts.items()},
+        {layer: np.concatenate(each) for layer, each in firsts.items()},
+    )
 
 
-def _values(problems: Sequence[Problem]) -> dict[str, list[str | None]]:
+def step_results(problems: Sequence[Problem]) -> dict[str, list[str | None]]:
     """Return the result of each step but the last, and the answer.
 
     A result is what is behind the step's last equals sign, or else the whole step, without the letter of an option. The
