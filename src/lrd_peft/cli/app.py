@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("Draw figures and tables of results, and one HTML page."),
     "problems": Command("Print problems as JSON lines."),
     "export": Command("Write a model that thinks as a transformers model that needs this package no more."),
+    "import": Command("Bring a checkpoint of Coconut, CODI, PCCoT or SIM-CoT here."),
     "serve": Command("Answer requests to OpenAI's completion endpoints, in batches."),
     "play": Command("Ask a model in the browser, look into its thoughts, change them."),
     "lm-eval": Command("Evaluate a model that thinks with lm-evaluation-harness."),

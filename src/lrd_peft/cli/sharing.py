@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -98,6 +98,41 @@ class Play:
         )
 
 
+@dataclass(frozen=True)
+class Import:
+    """`lrd import`."""
+
+    project: Annotated[Positional[Literal["coconut", "codi", "pccot", "simcot"]], arg(metavar="PROJECT")]
+    """Whose code wrote the checkpoint: coconut, codi, pccot or simcot."""
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """File of tensors, or a folder with one."""
+    base: Annotated[str, arg(metavar="NAME")]
+    """Model that the training started from."""
+    output: Annotated[Path, arg(metavar="PATH")]
+    """Folder to write."""
+    num_thoughts: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: pccot_args.json's, or 6)")] = (
+        None
+    )
+    """Number of thoughts."""
+    lora_alpha: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: what the checkpoint says, or 32)")
+    ] = None
+    """Scale of the adapter."""
+
+    def __call__(self) -> None:
+        from lrd_peft.integrations.import_checkpoint import import_checkpoint
+
+        folder = import_checkpoint(
+            self.project,
+            self.checkpoint,
+            base=self.base,
+            output=self.output,
+            num_thoughts=self.num_thoughts,
+            lora_alpha=self.lora_alpha,
+        )
+        print(f"written  {folder}\nnext     lrd ablate {folder} --dataset NAME, lrd play {folder} --dataset NAME")
+
+
 def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     """Run the command line of lm-evaluation-harness with this package's model type."""
     from lrd_peft.integrations.extras import require
@@ -110,5 +145,5 @@ def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     return run_harness(arguments)
 
 
-KINDS: dict[str, type[Any]] = {"export": Export, "serve": Serve, "play": Play}
+KINDS: dict[str, type[Any]] = {"export": Export, "import": Import, "serve": Serve, "play": Play}
 """Name and arguments of each command."""

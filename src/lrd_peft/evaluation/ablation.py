@@ -5,7 +5,8 @@ many answers change, and the Kullback-Leibler divergence of the distribution of 
 
     KL = sum over tokens v of p(v) (log p(v) - log q(v)),    p: untouched, q: after the intervention, in nats,
 
-averaged over the problems. The first answer token is the one that follows thoughts and marker.
+averaged over the problems. The first answer token is the one that follows thoughts and marker. A model that writes the
+marker itself is compared at the first token that it writes.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class _Answers:
             self.model,
             [self.problems[i].question_text for i in rows],
             thinking=True,
-            force_marker=True,
+            force_marker=self.model.options.force_marker,
             max_new_tokens=self.max_new_tokens,
             num_thoughts=num_thoughts,
             thoughts=thoughts,
@@ -165,7 +166,9 @@ class _Answers:
         )
         found = {}
         for i, row in zip(rows, written, strict=True):
-            text = MARKER + str(self.model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+            text = str(self.model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+            if self.model.options.force_marker:
+                text = MARKER + text
             graded = grade(kind_of(self.problems[i]), text, self.problems[i].answer)
             found[i] = _Given(text, graded.predicted, graded.right)
         return found, thinking[0]

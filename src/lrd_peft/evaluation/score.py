@@ -46,7 +46,7 @@ def score(
         Results in the order of the problems.
     """
     thinking = thinking and model.options.num_thoughts > 0
-    forced = thinking if force_marker is None else force_marker
+    forced = thinking and model.options.force_marker if force_marker is None else force_marker
     was_training = model.training
     model.eval()
     # Questions of similar length share a batch, to reduce padding.
@@ -134,6 +134,6 @@ def _confidence(row: Generated, start: int) -> float | None:
 def written_limit(model: ThinkingModel, problems: Sequence[Problem], *, thinking: bool) -> int:
     """Return a limit of new tokens: one and a half times the longest text of these problems, plus 4."""
     encoded = model.encoder.encode_many(problems)
-    thinking = thinking and model.options.num_thoughts > 0
-    longest = max(len(row.answer) if thinking else len(row.suffix(0)) for row in encoded)
+    at_once = thinking and model.options.num_thoughts > 0 and model.options.force_marker
+    longest = max(len(row.answer) if at_once else len(row.suffix(0)) for row in encoded)
     return math.ceil(longest * 1.5) + 4

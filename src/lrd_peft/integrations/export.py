@@ -87,13 +87,14 @@ def thinking_lm(model: ThinkingModel, *, max_new_tokens: int = 256) -> ThinkingF
     lm = model.lm
     assert isinstance(lm, PreTrainedModel)
     options = model.options
-    before, after = model.around_thoughts((), model.encoder.marker, num_thoughts=options.num_thoughts)
+    marker = model.encoder.marker if options.force_marker else ()
+    before, after = model.around_thoughts((), marker, num_thoughts=options.num_thoughts)
     config = ThinkingLMConfig(
         language_model=_plain(lm.config.to_dict()),
         num_thoughts=options.num_thoughts,
         before=list(before),
         after=list(after),
-        shown=len(model.encoder.marker),
+        shown=len(marker),
         projection=options.projection,
         projection_width=options.projection_width,
         parallel_passes=options.jacobi_passes,

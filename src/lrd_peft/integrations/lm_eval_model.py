@@ -37,7 +37,7 @@ class LatentReasoningLM(LM):
         pretrained: Run folder, or a saved thinking model: its folder, hub id or embedded name.
         num_thoughts: Number of thoughts; None for the model's own.
         force_marker: Put the answer marker after the thoughts, so that the model answers at once; by default where it
-            thinks.
+            thinks and was saved so.
         batch_size: Maximum number of requests at a time; fewer where memory is estimated to be too small.
         max_batch_size: Not used: `batch_size` is a maximum already.
         max_gen_toks: Tokens to write at most where the task sets no limit.
@@ -80,7 +80,8 @@ class LatentReasoningLM(LM):
             raise UserError(f"num_thoughts is {num_thoughts}; it must be at least 0")
         self._device = self.model.device
         self.num_thoughts = self.model.options.num_thoughts if num_thoughts is None else num_thoughts
-        self.force_marker = self.num_thoughts > 0 if force_marker is None else force_marker
+        forces = self.num_thoughts > 0 and self.model.options.force_marker
+        self.force_marker = forces if force_marker is None else force_marker
         # The harness's "auto" looks for the largest size that fits; here the size is estimated in any case.
         self.batch_size = sys.maxsize if str(batch_size).startswith("auto") else int(batch_size)
         self.max_gen_toks = max_gen_toks

@@ -302,7 +302,7 @@ def _written(model: ThinkingModel, row: Generated, asked: _Asked) -> tuple[str, 
     ends = [text.find(stop) for stop in asked.stops() if stop and stop in text]
     if ends:
         text = text[: min(ends)]
-    marker = model.encoder.answer_marker if row.num_thoughts else ""
+    marker = model.encoder.answer_marker if row.num_thoughts and model.options.force_marker else ""
     return marker + text, "stop" if ends or row.finished else "length"
 
 

@@ -117,17 +117,19 @@ class ThoughtExplorer:
             [question],
             thinking=True,
             max_new_tokens=self.max_new_tokens,
-            force_marker=True,
+            force_marker=self.model.options.force_marker,
             num_thoughts=count,
             thoughts=forced,
         )
         text = str(self.model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+        if self.model.options.force_marker:
+            text = self.model.encoder.answer_marker + text
         probability = 1.0
         for each in row.probabilities:
             probability *= each
         return Answered(
-            text=self.model.encoder.answer_marker + text,
-            answer=text.strip(),
+            text=text,
+            answer=text.rpartition(self.model.encoder.shown_marker)[2].strip(),
             probability=probability,
             thoughts=self._read(self._think(question, count, forced, every_layer=True), count),
             num_passes=row.num_passes,
@@ -156,7 +158,8 @@ class ThoughtExplorer:
         model = self.model
         if not question.strip():
             raise UserError(f"the {what} is empty; type one or take a problem")
-        prompt, suffix = model.around_thoughts(model.encoder.prompt(question), model.encoder.marker, num_thoughts=count)
+        marker = model.encoder.marker if model.options.force_marker else ()
+        prompt, suffix = model.around_thoughts(model.encoder.prompt(question), marker, num_thoughts=count)
         total, context = len(prompt) + count + len(suffix), context_length(unwrap(model.lm).config)
         if context is not None and total >= context:
             raise UserError(f"the {what} makes {total} tokens with its thoughts; the model takes {context}")
@@ -166,7 +169,7 @@ class ThoughtExplorer:
             ids,
             torch.ones_like(ids),
             num_thoughts=count,
-            suffix_ids=torch.tensor([suffix], device=model.device),
+            suffix_ids=torch.tensor([suffix], dtype=torch.long, device=model.device),
             layers=sorted({each.layer for row in self.readers.values() for each in row if each}) if every_layer else (),
             projection=model.projection,
             forced=forced,

@@ -248,7 +248,8 @@ def answer_batch(
         thinking: Answer after thoughts, if the model has slots. Otherwise the model writes its steps and the marker.
         max_new_tokens: Maximum number of generated tokens per question.
         force_marker: Insert the answer marker, so that the model answers at once. False lets it write remaining steps
-            first, as it does in the middle of the curriculum. None inserts it after thoughts only.
+            first, as it does in the middle of the curriculum. None inserts it after thoughts only, if the model's
+            options say so.
         top_tokens: Number of tokens to report for each slot.
         num_thoughts: Number of thoughts; None for the model's own.
         thoughts: Thoughts of each question to use instead of the model's own. `num_thoughts` must be their number.
@@ -260,7 +261,7 @@ def answer_batch(
     prompts = [model.encoder.prompt(question) for question in questions]
     slots = model.options.num_thoughts if num_thoughts is None else num_thoughts
     slots = slots if thinking else 0
-    force_marker = slots > 0 if force_marker is None else force_marker
+    force_marker = slots > 0 and model.options.force_marker if force_marker is None else force_marker
     marker = model.encoder.marker if force_marker else ()
     pairs = [model.around_thoughts(prompt, marker, num_thoughts=slots) for prompt in prompts]
     prompts, forced = [pair[0] for pair in pairs], pairs[0][1]
@@ -309,7 +310,7 @@ def prompt_embeds(
         One tensor per question, without padding.
     """
     slots = model.options.num_thoughts if num_thoughts is None else num_thoughts
-    marker = model.encoder.marker if slots else ()
+    marker = model.encoder.marker if slots and model.options.force_marker else ()
     pairs = [model.around_thoughts(model.encoder.prompt(each), marker, num_thoughts=slots) for each in questions]
     pad = model.tokenizer.pad_token_id
     assert isinstance(pad, int)
@@ -378,7 +379,7 @@ def solve_batch(
                 f"{context_length(unwrap(model.lm).config)} tokens; shorten the question"
             )
         text = str(tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-        if row.num_thoughts > 0:
+        if row.num_thoughts > 0 and model.options.force_marker:
             text = model.encoder.answer_marker + text
         thoughts = tuple(tuple(str(tokenizer.decode([token])) for token in slot) for slot in row.thought_tokens)
         solutions.append(

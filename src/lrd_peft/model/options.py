@@ -27,6 +27,8 @@ class ThinkingOptions:
         step_end: Text after each written step.
         answer_marker: Text before the answer.
         answer_prefix: Text before the answer that is tokenized with it.
+        force_marker: Put the answer marker after the thoughts, so that the model answers at once. False: it writes the
+            marker itself.
 
     Example:
         >>> from lrd_peft import ThinkingOptions
@@ -48,6 +50,7 @@ class ThinkingOptions:
     step_end: str = "\n"
     answer_marker: str = "### "
     answer_prefix: str = ""
+    force_marker: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as a JSON object."""

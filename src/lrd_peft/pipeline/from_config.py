@@ -173,6 +173,7 @@ def thinking_options(config: RunConfig, *, num_thoughts: int | None = None) -> T
         markers=config.thinking.thought_markers,
         empty_markers=config.thinking.stage0_markers,
         marker_init=config.thinking.marker_init,
+        force_marker=True,  # an evaluation's own setting is an argument of the evaluation
         **config.data.prompt,
     )
 
