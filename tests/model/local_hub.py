@@ -16,7 +16,7 @@ class LocalHub:
     """A server with the endpoints that creating, uploading, asking and downloading use.
 
     Attributes:
-        files: Repository -> path -> contents.
+        files: Repository -> path -> contents; names of dataset repositories begin with "datasets/".
         created: Bodies of the requests that created repositories.
         messages: Messages of the commits.
     """
@@ -57,8 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
             request = json.loads(body)
             self.hub.created.append(request)
             name = f"{request['organization']}/{request['name']}" if request.get("organization") else request["name"]
+            name = f"datasets/{name}" if request.get("type") == "dataset" else name
             self.hub.files.setdefault(name, {})
-            self._json({"url": f"{self.hub.address}/{name}", "id": name, "name": name})
+            self._json({"url": f"{self.hub.address}/{name}", "id": name, "name": name.removeprefix("datasets/")})
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif "/preupload/" in path:
@@ -66,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             mode = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
             self._json({"files": [{"path": file["path"], **mode} for file in files]})
         elif "/commit/" in path:
-            name = path.removeprefix("/api/models/").partition("/commit/")[0]
+            name = _repository(path).partition("/commit/")[0]
             for line in filter(None, body.split(b"\n")):
                 entry = json.loads(line)
                 if entry["key"] == "header":
@@ -87,8 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith("/api/models/"):
-            name = path.removeprefix("/api/models/").partition("/revision/")[0].partition("/tree/")[0]
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            name = _repository(path).partition("/revision/")[0].partition("/tree/")[0]
             if name not in self.hub.files:
                 self._error(404, "RepoNotFound")
             elif "/tree/" in path:
@@ -122,3 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _repository(path: str) -> str:
+    return path.removeprefix("/api/").removeprefix("models/")

@@ -195,7 +195,9 @@ def test_the_card_of_an_adapter_says_what_it_is_and_runs(tmp_path: Path) -> None
     assert front_matter(card) == [
         "library_name: peft",
         "pipeline_tag: text-generation",
-        "tags: [latent-reasoning, lrd-peft]",
+        "tags:",
+        "- latent-reasoning",
+        "- lrd-peft",
     ]
     assert "Plain PEFT loads the weights" in card and "does not think" in card
     assert '`StudentModel("tiny-student").lm.save_pretrained("base")`' in card

@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("Draw figures and tables of results, and one HTML page."),
     "problems": Command("Print problems as JSON lines."),
     "export": Command("Write a model that thinks as a transformers model that needs this package no more."),
+    "push": Command("Upload a run's student, teacher, records or store to the Hugging Face Hub."),
     "import": Command("Bring a checkpoint of Coconut, CODI, PCCoT or SIM-CoT here."),
     "serve": Command("Answer requests to OpenAI's completion endpoints, in batches."),
     "play": Command("Ask a model in the browser, look into its thoughts, change them."),

@@ -99,6 +99,25 @@ class Play:
 
 
 @dataclass(frozen=True)
+class Push:
+    """`lrd push`."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder."""
+    repo: Annotated[Positional[str], arg(metavar="REPO")]
+    """Repository of the hub, such as me/my-student; created if needed."""
+    part: Literal["student", "teacher", "records", "store"] = "student"
+    """What to upload; records and store become dataset repositories."""
+    private: Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")] = False
+    """Make a new repository private."""
+
+    def __call__(self) -> None:
+        from lrd_peft.integrations.hub import push_run
+
+        print(f"uploaded  {push_run(self.run, self.repo, part=self.part, private=self.private or None)}")
+
+
+@dataclass(frozen=True)
 class Import:
     """`lrd import`."""
 
@@ -145,5 +164,5 @@ def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     return run_harness(arguments)
 
 
-KINDS: dict[str, type[Any]] = {"export": Export, "import": Import, "serve": Serve, "play": Play}
+KINDS: dict[str, type[Any]] = {"export": Export, "push": Push, "import": Import, "serve": Serve, "play": Play}
 """Name and arguments of each command."""

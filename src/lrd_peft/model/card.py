@@ -36,6 +36,7 @@ def make_card(
     name: str,
     details: Mapping[str, object] | None = None,
     accuracy: Sequence[MeasuredAccuracy] = (),
+    verdicts: Sequence[str] = (),
 ) -> str:
     """Write the card of a saved model.
 
@@ -44,9 +45,10 @@ def make_card(
         name: What `from_pretrained` is given in the card's example: a folder or a hub id.
         details: Further facts to list, by name.
         accuracy: Measured accuracies.
+        verdicts: What ablations said about its thoughts, one sentence each.
 
     Returns:
-        Markdown with the hub's metadata on top.
+        Markdown with the hub's metadata on top, measured accuracies in its `model-index`.
     """
     how = "after continuous thoughts" if saved.options.num_thoughts > 0 else "in text"
     facts = {
@@ -56,7 +58,7 @@ def make_card(
         **(details or {}),
     }
     sections = [
-        _front_matter(saved),
+        _front_matter(saved, name=name, accuracy=accuracy),
         f"# A language model that answers {how}",
         "\n".join(f"- {key}: {value}" for key, value in facts.items()),
     ]
@@ -68,19 +70,35 @@ def make_card(
         ]
         header = "| data set | accuracy | 95% interval | problems |\n|---|---|---|---|"
         sections += ["## Accuracy", "\n".join([header, *rows])]
+    if verdicts:
+        sections += ["## Do the thoughts matter?", "\n".join(f"- {verdict}." for verdict in verdicts)]
     sections += ["## Usage", _usage(name), _base_note(saved), _plain_note(saved)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(saved: SavedModel) -> str:
-    lines = [
-        f"library_name: {'peft' if saved.adapter else 'transformers'}",
-        "pipeline_tag: text-generation",
-        "tags: [latent-reasoning, lrd-peft]",
+def _front_matter(saved: SavedModel, *, name: str, accuracy: Sequence[MeasuredAccuracy]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=each.dataset,
+            dataset_name=each.dataset,
+            metric_type="accuracy",
+            metric_name=f"accuracy (95% interval {each.low:.1%} to {each.high:.1%}, n = {each.num_problems})",
+            metric_value=round(each.num_right / each.num_problems, 4),
+        )
+        for each in accuracy
     ]
-    if _is_on_hub(saved.base):
-        lines.insert(1, f"base_model: {saved.base}")
-    return "\n".join(["---", *lines, "---"])
+    data = ModelCardData(
+        library_name="peft" if saved.adapter else "transformers",
+        base_model=saved.base if _is_on_hub(saved.base) else None,
+        pipeline_tag="text-generation",
+        tags=["latent-reasoning", "lrd-peft"],
+        model_name=name.rpartition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _usage(name: str) -> str:

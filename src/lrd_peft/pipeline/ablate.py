@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrd_peft.config import RunConfig
+from lrd_peft.config import RunConfig, load_config
 from lrd_peft.data import load_problems
 from lrd_peft.evaluation.ablation import ablate
 from lrd_peft.evaluation.ablation_results import Ablation, Ablations
@@ -16,6 +16,7 @@ from lrd_peft.pipeline.evaluate import load_method
 from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, some_training_problems
 from lrd_peft.pipeline.latent_models import chosen_methods, look_at, saved_model, write_found
 from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
+from lrd_peft.pipeline.student_card import update_student_card
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.processes import device_of
 
@@ -49,7 +50,7 @@ def ablate_run(
     """
     if num_problems < 2:
         raise UserError(f"--num_problems is {num_problems}; an ablation needs at least 2")
-    return look_at(
+    found, path = look_at(
         target,
         Ablations,
         ABLATION,
@@ -57,6 +58,10 @@ def ablate_run(
         of_saved_model=lambda: _of_saved_model(target, models, dataset, num_problems),
         output=output,
     )
+    run = RunPaths(Path(target))
+    if path == run.root / ABLATION and run.config.is_file():
+        update_student_card(load_config(yaml_path=run.config), run)
+    return found, path
 
 
 def ablate_method(config: RunConfig, run: RunPaths) -> Path | None:

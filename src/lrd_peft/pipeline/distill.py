@@ -100,7 +100,7 @@ def distill(config: RunConfig, run: RunPaths) -> PhaseNote:
     if is_main():
         pairs = {str(teacher): own for teacher, own in layer_map.items()}
         facts = {"method": config.student.method, "layer_map": pairs}
-        card = student_card(config, student.describe(facts), folder=run.student)
+        card = student_card(config, student.describe(facts), name=run.student)
         student.save_pretrained(run.student, card=card, facts=facts)
         shutil.rmtree(folder, ignore_errors=True)
     return PhaseNote(

@@ -87,7 +87,7 @@ def evaluate(config: RunConfig, run: RunPaths) -> PhaseNote:
             table.setdefault(dataset, {})[method] = entry(graded)
     if is_main():
         write_json_atomic(run.table, table)
-        update_student_card(config, run.student, table)
+        update_student_card(config, run)
     return PhaseNote(wall_seconds=round(time.perf_counter() - began, 3))
 
 

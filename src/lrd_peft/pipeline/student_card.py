@@ -7,20 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from lrd_peft.config import RunConfig
+from lrd_peft.evaluation.ablation_results import Ablations
 from lrd_peft.model.card import MeasuredAccuracy, make_card
 from lrd_peft.model.serialization import SavedModel, read_description, rewrite_card
+from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
+from lrd_peft.runtime.json_files import read_json
 
 
 def student_card(
-    config: RunConfig, saved: SavedModel, *, folder: Path, evaluation: Mapping[str, Mapping[str, Any]] | None = None
+    config: RunConfig,
+    saved: SavedModel,
+    *,
+    name: str | Path,
+    evaluation: Mapping[str, Mapping[str, Any]] | None = None,
+    ablations: Ablations | None = None,
 ) -> str:
     """Write the model card of a student.
 
     Args:
         config: Configuration of the run.
         saved: Description of the student.
-        folder: Folder of the student.
+        name: Folder of the student, or the hub id that it gets.
         evaluation: Contents of `evaluation.json`, once there are any.
+        ablations: Contents of `ablation.json`, once there are any.
 
     Returns:
         Markdown.
@@ -32,16 +41,35 @@ def student_card(
             low, high = summary["interval"]
             accuracy.append(MeasuredAccuracy(dataset, summary["num_right"], summary["n"], low, high))
     # A card is shared: it names the run folder and the student's folder in it, not where they lie on this machine.
-    shown = Path(*folder.parts[-2:]) if folder.is_absolute() else folder
-    return make_card(saved, name=shown.as_posix(), details=_details(config), accuracy=accuracy)
+    shown = Path(*name.parts[-2:]) if isinstance(name, Path) and name.is_absolute() else name
+    verdicts = [each.verdict() for each in ablations.found if each.model == config.student.method] if ablations else []
+    return make_card(
+        saved,
+        name=shown.as_posix() if isinstance(shown, Path) else shown,
+        details=_details(config),
+        accuracy=accuracy,
+        verdicts=verdicts,
+    )
 
 
-def update_student_card(config: RunConfig, folder: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the measured accuracy into the card of a saved student. Does nothing if the run kept no student."""
-    if not folder.is_dir():
-        return
-    saved = read_description(folder)
-    rewrite_card(folder, student_card(config, saved, folder=folder, evaluation=evaluation))
+def update_student_card(config: RunConfig, run: RunPaths) -> None:
+    """Put what was measured into the card of a run's student. Does nothing if the run kept no student."""
+    if run.student.is_dir():
+        rewrite_card(run.student, card_of_run(config, run, name=run.student))
+
+
+def card_of_run(config: RunConfig, run: RunPaths, *, name: str | Path) -> str:
+    """Return the card of a run's student with its measured accuracy and what an ablation said.
+
+    Args:
+        config: Configuration of the run.
+        run: Its folder.
+        name: Folder of the student, or the hub id that it gets.
+    """
+    evaluation = read_json(run.table) if run.table.is_file() else None
+    ablation = run.root / ABLATION
+    ablations = Ablations.from_json(read_json(ablation)) if ablation.is_file() else None
+    return student_card(config, read_description(run.student), name=name, evaluation=evaluation, ablations=ablations)
 
 
 def _details(config: RunConfig) -> dict[str, object]:

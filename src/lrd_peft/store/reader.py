@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lrd_peft.model.loading.hub import download_dataset
 from lrd_peft.runtime.errors import UserError, os_errors
 from lrd_peft.runtime.json_files import unseal
 from lrd_peft.store.buffer import TORCH_DTYPE
@@ -68,6 +69,24 @@ class Store:
                 "Ask for what it holds, or extract into another folder"
             )
         return store
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Store:
+        """Open a store in a folder, in a run folder, or in a dataset repository of the hub, which is downloaded.
+
+        Args:
+            name: Folder or hub id.
+            revision: Branch, tag or commit of a hub id.
+
+        Raises:
+            UserError: If there is none, it is damaged, or the hub does not answer.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            folder = download_dataset(str(name), revision=revision)
+        elif not (folder / MANIFEST).exists() and (folder / "store").is_dir():
+            folder = folder / "store"
+        return cls.open(folder)
 
     def __len__(self) -> int:
         return self.spec.num_problems

@@ -112,6 +112,25 @@ def download_model(name: str, found: HubFile) -> Path:
         )
 
 
+def download_dataset(name: str, *, revision: str | None = None) -> Path:
+    """Download all files of a dataset repository, or find them in the local cache.
+
+    Args:
+        name: Hub id.
+        revision: Branch, tag or commit; None for main.
+
+    Returns:
+        Folder of the snapshot.
+
+    Raises:
+        UserError: If the hub does not answer and the cache lacks it, or there is no such repository.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(f'cannot download the dataset "{name}"', help="or name a local folder"):
+        return Path(snapshot_download(name, revision=revision, repo_type="dataset"))
+
+
 def upload_folder(
     folder: Path,
     repo_id: str,
@@ -119,6 +138,7 @@ def upload_folder(
     private: bool | None = None,
     token: str | bool | None = None,
     commit_message: str = "Upload a thinking model",
+    repo_type: str = "model",
 ) -> str:
     """Upload the files of a folder to a hub repository, which is created if needed.
 
@@ -128,6 +148,7 @@ def upload_folder(
         private: Visibility of a new repository; None for the owner's default.
         token: Access token; None for the one of `hf auth login`.
         commit_message: Message of the commit.
+        repo_type: model or dataset.
 
     Returns:
         Address of the commit.
@@ -138,9 +159,12 @@ def upload_folder(
     from huggingface_hub import HfApi
 
     hub = HfApi(token=token)
-    with _explained(f'cannot upload to "{repo_id}"', help="the model is saved locally with save_pretrained"):
-        repository = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        commit = hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=commit_message)
+    help = "the model is saved locally with save_pretrained" if repo_type == "model" else ""
+    with _explained(f'cannot upload to "{repo_id}"', help=help):
+        repository = hub.create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type).repo_id
+        commit = hub.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=commit_message, repo_type=repo_type
+        )
     return commit.commit_url
 
 
