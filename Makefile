@@ -5,7 +5,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,docs,smollm2,tensorboard,wandb,eval,serve,play
+EXTRAS := dev,docs,smollm2,tensorboard,wandb,trackio,eval,serve,play
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check docs figures bench clean

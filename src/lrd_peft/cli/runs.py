@@ -136,7 +136,7 @@ def _phases(name: str, argv: Sequence[str], description: str) -> Callable[[], No
             print(dry_run(request.config))
             return
         from lrd_peft.pipeline.runner import run_phases
-        from lrd_peft.runtime.processes import leave
+        from lrd_peft.runtime.processes import is_main, leave
 
         run_phases(request.config, part.phases, from_run=request.from_run)
         if "evaluation" in part.phases:
@@ -144,6 +144,12 @@ def _phases(name: str, argv: Sequence[str], description: str) -> Callable[[], No
 
             root = Path(request.config.run.output_dir)
             print(show(root))
+            if request.config.run.report_to != "none" and is_main():
+                from lrd_peft.integrations.trackers import track_results
+                from lrd_peft.report.write_report import write_report
+
+                write_report(root, root / "report")
+                track_results(request.config, root / "report")
             print(_next_commands(root, request.config))
         leave()
 
