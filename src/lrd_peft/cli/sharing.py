@@ -152,17 +152,49 @@ class Import:
         print(f"written  {folder}\nnext     lrd ablate {folder} --dataset NAME, lrd play {folder} --dataset NAME")
 
 
+_LM_EVAL_HELP = """\
+usage: lrd lm-eval --model_args pretrained=RUN[,NAME=VALUE ...] --tasks TASK[,TASK ...] [arguments of lm_eval]
+
+{description}
+
+model_args:
+  pretrained     run folder, or a saved model that thinks, such as tiny-latent-student
+  num_thoughts   number of thoughts (default: the model's own)
+  force_marker   put the answer marker after the thoughts (default: as the model was saved)
+  max_gen_toks   tokens to write where a task sets no limit (default: 256)
+  device, dtype, revision, trust_remote_code
+
+All other arguments are those of lm_eval run, which lm_eval run --help lists. Example:
+  lrd lm-eval --model_args pretrained=runs/demo --tasks gsm8k --limit 100"""
+
+
+@dataclass(frozen=True)
+class LmEval:
+    """`lrd lm-eval`, as the completion of shells knows it; `lm_eval` reads its arguments."""
+
+    arguments: Annotated[Positional[tuple[str, ...]], arg(metavar="ARGUMENT")] = ()
+    """Arguments of lm_eval run, such as --model_args pretrained=RUN --tasks gsm8k."""
+
+
 def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     """Run the command line of lm-evaluation-harness with this package's model type."""
+    if not arguments or any(each in ("-h", "--help") for each in arguments):
+        print(_LM_EVAL_HELP.format(description=description))
+        return None
     from lrd_peft.integrations.extras import require
 
     require("lm_eval")
-    if not arguments or any(each in ("-h", "--help") for each in arguments):
-        print(f"{description}\n\nlrd lm-eval --model_args pretrained=RUN,num_thoughts=4 --tasks gsm8k\n", flush=True)
     from lrd_peft.integrations.lm_eval_model import run_harness
 
     return run_harness(arguments)
 
 
-KINDS: dict[str, type[Any]] = {"export": Export, "push": Push, "import": Import, "serve": Serve, "play": Play}
+KINDS: dict[str, type[Any]] = {
+    "lm-eval": LmEval,
+    "export": Export,
+    "push": Push,
+    "import": Import,
+    "serve": Serve,
+    "play": Play,
+}
 """Name and arguments of each command."""

@@ -302,9 +302,8 @@ def run_harness(arguments: Sequence[str]) -> int | None:
             own += ["--batch_size", "64"]
     first = list(arguments[:1])
     plain = bool(first) and not first[0].startswith("-")  # a subcommand of the harness
-    asks = not arguments or bool(flags & {"-h", "--help"}) or (plain and first[0] != "run")
-    before, after = (first, arguments[1:]) if plain else ([] if arguments else ["run"], arguments)
-    sys.argv = ["lrd lm-eval", *before, *([] if asks else own), *after]
+    before, after = (first, arguments[1:]) if plain else ([], arguments)
+    sys.argv = ["lrd lm-eval", *before, *([] if plain and first[0] != "run" else own), *after]
     done: Callable[[], None] = cli_evaluate
     done()
     return None
