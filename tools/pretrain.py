@@ -10,6 +10,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,13 @@ class TinyModel:
         drills: Number of short texts that look up the letter of an option.
         batch_size: Texts per update.
         learning_rate: Peak learning rate.
-        decay: Share of the updates in which the learning rate falls to 0 in the end; None for a cosine from the start.
+        decay: Share of the updates in which the learning rate falls to 0 in the end, 0 for a constant rate; None for a
+            cosine from the start.
         adam_beta2: Decay of AdamW's second moment.
         by_length: Whether texts of like length share a batch.
+        start: Tiny model whose trained weights this one starts from; it is made first.
+        blocks: With `start`, its block that each block copies. A second copy of a block adds nothing at first: its two
+            output matrices are 0.
         seed: Seed of the weights and of the data.
     """
 
@@ -61,6 +66,8 @@ class TinyModel:
     decay: float | None = None
     adam_beta2: float = 0.98
     by_length: bool = True
+    start: str | None = None
+    blocks: tuple[int, ...] = ()
     seed: int = 20
 
 
@@ -86,19 +93,36 @@ TINY_MODELS = {
         batch_size=32,
         learning_rate=2e-3,
     ),
-    # Following edges is learned suddenly, after a long plateau, and only at a high rate: a cosine stays on the plateau.
-    "tiny-graph-teacher": TinyModel(
+    # Following edges is learned suddenly, after a long plateau, and at a high constant rate: a cosine stays on the
+    # plateau, and six blocks from scratch do too, for 1,250 updates at least. Four blocks leave it and grow.
+    "tiny-graph-start": TinyModel(
+        hidden_size=64,
+        intermediate_size=172,
+        num_blocks=4,
+        num_heads=4,
+        problems=(("graph-mini", 120_000),),
+        drills=0,
+        batch_size=128,
+        learning_rate=3e-3,
+        decay=0.0,
+        adam_beta2=0.999,
+        by_length=False,
+    ),
+    "tiny-graph-writer": TinyModel(
         hidden_size=64,
         intermediate_size=172,
         num_blocks=6,
         num_heads=4,
-        problems=(("graph-mini", 160_000),),
+        problems=(("graph-mini", 60_000),),
         drills=0,
         batch_size=128,
-        learning_rate=3e-3,
-        decay=0.2,
+        learning_rate=2e-3,
+        decay=0.3,
         adam_beta2=0.999,
         by_length=False,
+        start="tiny-graph-start",
+        blocks=(0, 1, 1, 2, 2, 3),
+        seed=21,
     ),
 }
 
@@ -191,7 +215,14 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
             pad_token_id=tokenizer.get_vocab()[PAD],
         )
     )
+    if recipe.start is not None:
+        begun = output_dir.parent / recipe.start
+        if not (begun / "config.json").is_file():
+            pretrain(recipe.start, output_dir=begun, scale=scale, threads=threads)
+        set_seed(recipe.seed)
+        grow(model, LlamaForCausalLM.from_pretrained(begun, dtype=torch.float32), recipe.blocks)
     num_updates = math.ceil(len(rows) / recipe.batch_size)
+    schedule = "cosine" if recipe.decay is None else "warmup_stable_decay" if recipe.decay else "constant_with_warmup"
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -199,8 +230,8 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
             per_device_train_batch_size=recipe.batch_size,
             num_train_epochs=1,
             learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine" if recipe.decay is None else "warmup_stable_decay",
-            lr_scheduler_kwargs=None if recipe.decay is None else {"num_decay_steps": int(recipe.decay * num_updates)},
+            lr_scheduler_type=schedule,
+            lr_scheduler_kwargs={"num_decay_steps": int(recipe.decay * num_updates)} if recipe.decay else None,
             warmup_steps=0.05,
             weight_decay=0.01,
             adam_beta2=recipe.adam_beta2,
@@ -226,6 +257,29 @@ def pretrain(name: str, *, output_dir: Path, scale: float = 1.0, threads: int | 
     (output_dir / "README.md").write_text(model_card(name, output_dir), encoding="utf-8")
     print(f"{model.num_parameters():,} parameters, {time.perf_counter() - start:.0f} s -> {output_dir}")
     return output_dir
+
+
+def grow(model: LlamaForCausalLM, start: LlamaForCausalLM, blocks: Sequence[int]) -> None:
+    """Give a model the weights of a shallower one, so that it computes the same at first.
+
+    Args:
+        model: Model to fill.
+        start: Trained model of the same widths.
+        blocks: For each block of `model` the block of `start` that it copies; a second copy adds nothing at first.
+    """
+    taken = start.state_dict()
+    weights = dict(taken)
+    for name in model.state_dict():
+        parts = name.split(".")
+        if parts[1] != "layers":
+            continue
+        place = int(parts[2])
+        source = ".".join([*parts[:2], str(blocks[place]), *parts[3:]])
+        weights[name] = taken[source].clone()
+        again = blocks[place] in blocks[:place]
+        if again and parts[-2] in ("o_proj", "down_proj"):
+            weights[name] = torch.zeros_like(weights[name])
+    model.load_state_dict(weights)
 
 
 def model_card(name: str, folder: Path) -> str:

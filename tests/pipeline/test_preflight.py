@@ -18,10 +18,10 @@ from lrd_peft.runtime.errors import UserError
 
 
 def test_a_student_sees_no_more_of_an_endless_set_than_its_teacher() -> None:
-    with pytest.raises(UserError, match="num_student_problems is 8001, but the teacher sees 8000 of math-mini"):
-        preflight(RunConfig.from_flat(dataset="math-mini", num_student_problems=8001))
-    preflight(RunConfig.from_flat(dataset="math-mini", num_student_problems=8000))
-    preflight(RunConfig.from_flat(dataset="math-mini", num_student_problems=8001, num_train_problems=9000))
+    with pytest.raises(UserError, match="num_student_problems is 6001, but the teacher sees 6000 of math-mini"):
+        preflight(RunConfig.from_flat(dataset="math-mini", num_student_problems=6001))
+    preflight(RunConfig.from_flat(dataset="math-mini", num_student_problems=6000))
+    preflight(RunConfig.from_flat(dataset="math-mini", num_student_problems=6001, num_train_problems=9000))
 
 
 @pytest.mark.parametrize(

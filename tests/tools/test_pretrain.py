@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lrd_peft.data.encoding import Encoder
 from lrd_peft.data.generators import generate_problems
 from lrd_peft.model.loading.lm import load_lm
 from lrd_peft.runtime.errors import UserError
-from tools.pretrain import TINY_MODELS, drills, pretrain, written
+from tools.pretrain import TINY_MODELS, drills, grow, pretrain, written
 
 
 def test_a_drill_asks_for_the_letter_of_an_option() -> None:
@@ -57,3 +59,31 @@ def test_a_tiny_scale_makes_a_model_with_card_and_log(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'no tiny model "tiny-techer".*tiny-teacher'):
         pretrain("tiny-techer", output_dir=tmp_path)
+
+
+def test_a_grown_model_computes_what_it_grew_from() -> None:
+    torch.manual_seed(3)
+
+    def model(blocks: int) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=40,
+            num_hidden_layers=blocks,
+            hidden_size=16,
+            intermediate_size=24,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            initializer_range=0.2,
+        )
+        return LlamaForCausalLM(config).eval()
+
+    start, grown = model(4), model(6)
+    grow(grown, start, (0, 1, 1, 2, 2, 3))
+    ids = torch.randint(0, 40, (2, 7))
+    with torch.no_grad():
+        assert torch.allclose(grown(ids).logits, start(ids).logits, atol=1e-5)
+    weights = grown.state_dict()
+    up, down = "model.layers.{}.mlp.up_proj.weight", "model.layers.{}.mlp.down_proj.weight"
+    assert torch.equal(weights[up.format(2)], weights[up.format(1)])
+    assert not weights[down.format(2)].any() and weights[down.format(1)].any()
+    for recipe in TINY_MODELS.values():
+        assert recipe.start is None or TINY_MODELS[recipe.start].num_blocks == max(recipe.blocks) + 1

@@ -24,7 +24,7 @@ from lrd_peft.runtime.errors import UserError, nearest
 logger = logging.getLogger(__name__)
 
 # Number of problems of an offline set without a limit.
-GENERATED_SIZES = {"train": 8000, "validation": 400, "test": 1000}
+GENERATED_SIZES = {"train": 6000, "validation": 400, "test": 1000}
 
 
 @dataclass(frozen=True)
