@@ -87,15 +87,10 @@ def probe_states(
     """
     layers = tuple(sorted(states))
     num_problems = len(states[layers[0]])
-    order = list(range(num_problems))
-    random.Random(f"probes/{seed}").shuffle(order)
-    first, second = round(0.6 * num_problems), round(0.8 * num_problems)
-    parts = (set(order[:first]), set(order[first:second]), set(order[second:]))
+    parts = _parts(num_problems, seed=seed)
     found, skipped = [], []
     for target in targets:
-        counts = Counter(value for i, value in enumerate(target.values) if value is not None and i in parts[0])
-        classes = sorted(value for value, count in counts.items() if count >= MIN_PER_CLASS)
-        rows = [[i for i in sorted(part) if target.values[i] in set(classes)] for part in parts]
+        classes, rows = _classes(target.values, parts)
         if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
             skipped.append(
                 f"{target.name}: {len(rows[2])} test problems and {len(classes)} values with at least {MIN_PER_CLASS} "
@@ -108,6 +103,22 @@ def probe_states(
             f"{num_problems} problems of {dataset} are too few for probes ({'; '.join(skipped)}); raise --num_problems"
         )
     return Probed(model, dataset, layers, tuple(positions), tuple(found), tuple(skipped))
+
+
+def _parts(num_problems: int, *, seed: int) -> tuple[list[int], list[int], list[int]]:
+    """Split problems at random: three fifths to fit on, one to choose on, one to test on, each in order."""
+    order = list(range(num_problems))
+    random.Random(f"probes/{seed}").shuffle(order)
+    first, second = round(0.6 * num_problems), round(0.8 * num_problems)
+    return sorted(order[:first]), sorted(order[first:second]), sorted(order[second:])
+
+
+def _classes(values: Sequence[str | None], parts: Sequence[Sequence[int]]) -> tuple[list[str], list[list[int]]]:
+    """Return the values that enough problems of the first part have, and the problems of each part with one of them."""
+    counts = Counter(value for i in parts[0] if (value := values[i]) is not None)
+    classes = sorted(value for value, count in counts.items() if count >= MIN_PER_CLASS)
+    known = set(classes)
+    return classes, [[i for i in part if values[i] in known] for part in parts]
 
 
 def _probe(
@@ -229,15 +240,8 @@ def fit_reader(states: States, values: Sequence[str | None], *, position: int, s
     Returns:
         The probe, or None if the problems are too few.
     """
-    num_problems = len(values)
-    order = list(range(num_problems))
-    random.Random(f"probes/{seed}").shuffle(order)
-    first, second = round(0.6 * num_problems), round(0.8 * num_problems)
-    parts = (order[:first], order[first:second], order[second:])
-    counts = Counter(value for i in parts[0] if (value := values[i]) is not None)
-    classes = tuple(sorted(value for value, count in counts.items() if count >= MIN_PER_CLASS))
+    classes, rows = _classes(values, _parts(len(values), seed=seed))
     index = {value: place for place, value in enumerate(classes)}
-    rows = [[i for i in part if values[i] in index] for part in parts]
     if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
         return None
     labels = [np.array([index[values[i] or ""] for i in part]) for part in rows]
@@ -254,7 +258,7 @@ def fit_reader(states: States, values: Sequence[str | None], *, position: int, s
             if held > best:
                 right = float(((test @ weights + center).argmax(axis=1) == labels[2]).mean())
                 majority = float((labels[2] == np.bincount(labels[0]).argmax()).mean())
-                best, found = held, Reader(layer, classes, right, majority, mean, scale, weights, center)
+                best, found = held, Reader(layer, tuple(classes), right, majority, mean, scale, weights, center)
     return found
 
 
