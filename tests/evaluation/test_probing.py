@@ -16,7 +16,7 @@ from lrd_peft.evaluation.probe_results import Probed, Probes
 from lrd_peft.evaluation.probing import Target, _fitted, probe_states
 from lrd_peft.model.parts import final_norm
 from lrd_peft.model.student import StudentModel
-from lrd_peft.pipeline.probe import _starts, _values, probe_model
+from lrd_peft.pipeline.probe import _starts, probe_model, step_results
 from lrd_peft.report.thought_tables import probe_table, probe_text
 from lrd_peft.runtime.errors import UserError
 from tests.model.small_models import gpt2, llama
@@ -131,7 +131,7 @@ def test_only_results_before_the_last_step_are_steps_and_blank_tokens_are_no_hit
     student = StudentModel.from_pretrained("tiny-latent-student")
     steps = (("a: 1 + 2 = 3 (B)", "3 - 1 = 2"), ("5 + 5 = 10",))
     problems = [Problem(str(i), "q", each, "2", (), "") for i, each in enumerate(steps)]
-    assert _values(problems) == {"step 1": ["3", None], "answer": ["2", "2"]}
+    assert step_results(problems) == {"step 1": ["3", None], "answer": ["2", "2"]}
     found = {str(student.tokenizer.decode([token])).strip() for token in _starts(student, "28")}
     assert found == {"28"}
 
