@@ -32,11 +32,6 @@ class Reader(Browser):
         self._ask("Network.enable")
         self._ask("Emulation.setFocusEmulationEnabled", enabled=True)
 
-    def resize(self, width: int) -> None:
-        self._ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
-        )
-
     def _receive(self) -> dict[str, Any]:
         row = super()._receive()
         if row.get("method") == "Network.requestWillBeSent":

@@ -120,7 +120,7 @@ def test_the_page_works_in_a_browser_at_both_widths(tmp_path: Path) -> None:
     arguments = ("play", NAME, "--no_browser", "--port", "0", "--probe_problems", "600")
     with served(*arguments) as address, Browser(tmp_path) as browser:
         for width in (1280, 390):
-            browser.resize(width, 900)
+            browser.resize(width)
             browser.open(address)
             browser.wait_for(f'({said} || "").includes("with its own 4 thoughts")')
             assert browser.run('document.querySelectorAll("#thoughts tr").length') == 5

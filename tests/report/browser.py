@@ -73,9 +73,11 @@ class Browser:
         while not self._loaded:
             self._receive()
 
-    def resize(self, width: int, height: int) -> None:
-        """Give the window another size, in CSS pixels."""
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    def resize(self, width: int) -> None:
+        """Give the window another width in CSS pixels; a narrow one is that of a phone."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+        )
 
     def wait_for(self, expression: str, *, seconds: float = 60) -> Any:
         """Return the value of an expression as soon as it is true."""
