@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lrd_peft.evaluation.records import Record
-from lrd_peft.report.cells import against_ours, cells_of, sort_key
+from lrd_peft.report.cells import against_ours, cells_of, rival_notes, sort_key
 from lrd_peft.report.figures.sweeps import alpha_sensitivity, crossed, sweep
 from lrd_peft.report.study_records import read_results, read_study_records
 from lrd_peft.report.style import method_style
-from lrd_peft.report.tables import sweep_table
+from lrd_peft.report.tables import detail_table, main_table, sweep_table
 from lrd_peft.runtime.errors import UserError
 from tests.report import made
 from tools.record_numbers import study_facts
@@ -35,6 +35,18 @@ def test_seeds_come_together_and_a_run_of_its_own_counts_before_what_others_meas
     # the other order gives the same
     assert [cell.method for cell in cells_of(records[::-1])] == list(found)
     assert [summary.num_right for summary in cells_of(records[::-1])[0].summaries.values()] == [own]
+
+
+def test_reference_methods_that_runs_disagree_on_are_named() -> None:
+    same = [small(seed=0, beside={"base": 0.5}), small("direct", seed=0, beside={"base": 0.5})]
+    assert rival_notes(cells_of(same)) == [] and "first run" not in main_table(same).note
+    other = small("pause", seed=0, beside={"base": 0.1})
+    (note,) = rival_notes(cells_of([*same, other]))
+    share = other.metrics["gsm-mini"]["base"]["summary"]["num_right"] / 20
+    assert note.startswith("Base on gsm-mini is that of the first run") and f"found {share:.1%}" in note
+    assert note in main_table([*same, other]).note and note in detail_table([*same, other]).note
+    # A run of the method itself is no rival of those that graded it.
+    assert rival_notes(cells_of([*same, other, small("base", seed=0, share=0.9)])) == []
 
 
 def test_latent_lora_without_alignment_is_a_method_beside_it() -> None:

@@ -13,11 +13,13 @@ from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.evaluation.outcomes import unpack_outcomes
 from lrd_peft.evaluation.records import Costs, Record
 from lrd_peft.report.estimates import Estimate, PairedTest, mean_estimate, paired_test, share_estimate
-from lrd_peft.report.style import OURS, in_order
+from lrd_peft.report.style import OURS, dataset_label, in_order, method_style
 from lrd_peft.runtime.errors import UserError
 
 # A configuration field, or several of which each combination is a value.
 Axis: TypeAlias = str | tuple[str, ...]
+# Another machine's rounding may turn an answer; two runs that differ by more of their problems had different models.
+_SAME_SHARE = 0.01
 
 
 class NothingToDraw(UserError):
@@ -36,6 +38,8 @@ class CellRecords:
         outcomes: Seed -> problem id -> right.
         costs: Seed -> costs of the method's own run; absent if another method's run graded it.
         total_parameters: Parameters of the model that answers.
+        rivals: Seed -> accuracies that other runs of this seed found for a reference method and that differ by more
+            than a problem in a hundred: their base or teacher is another one. The cell holds the first run's.
     """
 
     method: str
@@ -45,6 +49,7 @@ class CellRecords:
     summaries: dict[int, Summary] = field(default_factory=dict)
     outcomes: dict[int, dict[str, bool]] = field(default_factory=dict)
     costs: dict[int, Costs] = field(default_factory=dict)
+    rivals: dict[int, set[float]] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> Estimate:
@@ -141,17 +146,39 @@ def cells_of(records: Iterable[Record], *, by: Axis | None = None, own: bool = F
                     if _is_known(owned, (*key, record.seed), record):
                         continue
                 elif record.seed in cell.summaries:
+                    _note_rival(cell, record, entry, by_itself=(*key, record.seed) in owned)
                     continue
                 cell.summaries[record.seed] = Summary.from_json(entry["summary"])
                 cell.outcomes[record.seed] = unpack_outcomes(entry["outcomes"])
                 cell.total_parameters = entry["total_parameters"]
                 if mine:
+                    cell.rivals.pop(record.seed, None)
                     cell.costs[record.seed] = record.costs
     methods, datasets = in_order(cell.method for cell in found.values()), dataset_order(found.values())
     return sorted(
         found.values(),
         key=lambda cell: (methods.index(cell.method), datasets.index(cell.dataset), sort_key(cell.value)),
     )
+
+
+def _note_rival(cell: CellRecords, record: Record, entry: Mapping[str, Any], *, by_itself: bool) -> None:
+    """Note an accuracy that a run found for a reference method, if it is not that of the cell."""
+    other, own = Summary.from_json(entry["summary"]), cell.summaries[record.seed]
+    if not by_itself and other.n == own.n and abs(other.num_right - own.num_right) > _SAME_SHARE * own.n:
+        cell.rivals.setdefault(record.seed, set()).add(other.num_right / other.n)
+
+
+def rival_notes(found: Sequence[CellRecords]) -> list[str]:
+    """Return a sentence for each reference method that runs of a study disagree on."""
+    notes = []
+    for cell in found:
+        if cell.rivals:
+            shares = ", ".join(f"{share:.1%}" for share in sorted(set().union(*cell.rivals.values())))
+            notes.append(
+                f"{method_style(cell.method).label} on {dataset_label(cell.dataset)} is that of the first run; other "
+                f"runs have another base or teacher and found {shares}"
+            )
+    return notes
 
 
 def dataset_order(found: Iterable[CellRecords]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.evaluation.records import Record
-from lrd_peft.report.cells import Axis, CellRecords, NothingToDraw, against_ours, cells_of, dataset_order
+from lrd_peft.report.cells import Axis, CellRecords, NothingToDraw, against_ours, cells_of, dataset_order, rival_notes
 from lrd_peft.report.estimates import Estimate, PairedTest
 from lrd_peft.report.reference import CLAIMED, LABEL
 from lrd_peft.report.run_summary import grading_notes
@@ -100,7 +100,7 @@ def main_table(records: Sequence[Record], *, reference: bool = False) -> Table:
         f"Accuracy on {' or '.join(map(str, sizes))} held-out problems per set with its 95% interval; tokens and "
         "sequential model passes per problem. Bold: best of the column."
     )
-    note += "".join(f" Note: {line}." for line in grading_notes(records))
+    note += "".join(f" Note: {line}." for line in (*grading_notes(records), *rival_notes(found)))
     header = ("method", "type", *map(dataset_label, datasets), "tokens", "passes")
     return Table(header, tuple(rows), note, best)
 
@@ -142,6 +142,7 @@ def detail_table(records: Sequence[Record]) -> Table:
         f"p: paired against {method_style(OURS).label}, over problems / over seeds, not corrected for the number of "
         "tests. With teacher: own training plus the teacher and the store that it needs."
     )
+    note += "".join(f" Note: {line}." for line in rival_notes(found))
     return Table(header, tuple(rows), note)
 
 
