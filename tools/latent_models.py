@@ -2,6 +2,7 @@
 
 python -m tools.latent_models tiny-latent-teacher    phase 1 on tiny-teacher
 python -m tools.latent_models tiny-latent-student    the demo's student, its adapter merged into its blocks
+python -m tools.latent_models tiny-graph-teacher     phase 1 on tiny-graph-writer, which tools.pretrain makes first
 
 Weights are float16. Beside the model's folder lies NAME.jsonl: losses and validation accuracy as the run recorded them.
 """
@@ -50,8 +51,28 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_threads": 1,
     },
     "tiny-latent-student": {"config": "demo", "num_threads": 1},
+    "tiny-graph-teacher": {
+        "teacher": "runs/pretrain/tiny-graph-writer",
+        "student": "teacher:2",
+        "dataset": "graph-mini",
+        "num_train_problems": 120_000,
+        "num_validation_problems": 400,
+        "thoughts_per_step": 1,
+        "max_stage": 4,
+        # The third thought takes most of the updates. Without batches of earlier stages the last one forgets them all.
+        "epochs_of_stages": (0, 0.2, 0.3, 1.2, 1.0),
+        "uniform_prob": 0.3,
+        "teacher_learning_rate": 1.2e-3,
+        "teacher_batch_size": 128,
+        "lr_scheduler": "cosine",
+        "num_threads": 1,
+    },
 }
-_PHASES = {"tiny-latent-teacher": ("train-teacher",), "tiny-latent-student": ("train-teacher", "extract", "distill")}
+_PHASES = {
+    "tiny-latent-teacher": ("train-teacher",),
+    "tiny-latent-student": ("train-teacher", "extract", "distill"),
+    "tiny-graph-teacher": ("train-teacher",),
+}
 
 
 def make(name: str, *, run: Path, output_dir: Path, settings: Sequence[str] = ()) -> Path:
@@ -69,12 +90,28 @@ def make(name: str, *, run: Path, output_dir: Path, settings: Sequence[str] = ()
     Raises:
         UserError: If a phase fails.
     """
-    flags = [text for key, value in RECIPES[name].items() for text in (f"--{key}", str(value))]
+    flags = []
+    for key, value in RECIPES[name].items():
+        flags += [f"--{key}", *map(str, value if isinstance(value, tuple) else (value,))]
     flags += ["--output_dir", str(run), *settings]
     for phase in _PHASES[name]:
         if status := lrd([phase, *flags]):
             raise UserError(f"lrd {phase} ended with status {status}; run the same command again to resume")
-    kind: type[ThinkingModel] = TeacherModel if name == "tiny-latent-teacher" else StudentModel
+    return write(name, run=run, output_dir=output_dir)
+
+
+def write(name: str, *, run: Path, output_dir: Path) -> Path:
+    """Write an embedded model that thinks as it ships, from a finished run.
+
+    Args:
+        name: One of `RECIPES`.
+        run: Run folder.
+        output_dir: Folder of the model.
+
+    Returns:
+        The folder of the model.
+    """
+    kind: type[ThinkingModel] = StudentModel if name == "tiny-latent-student" else TeacherModel
     model = kind.from_pretrained(run)
     facts = {key: value for key, value in model.facts.items() if key != "history"}
     log = _training_log(model.facts, run)

@@ -144,6 +144,8 @@ def test_warmup_may_be_a_percentage(written: Any, meant: float) -> None:
         ({"method": "icot", "max_stage": 0}, "set max_stage to 1 or more"),
         ({"method": "coconut", "max_stage": 0}, "set max_stage to 1 or more"),
         ({"method": "coconut", "epochs_stage0": 0, "epochs_per_stage": 0}, "but all of them are 0"),
+        ({"method": "coconut", "max_stage": 1, "epochs_of_stages": (0, 0)}, "but all of them are 0"),
+        ({"max_stage": 2, "epochs_of_stages": (1, 2)}, "has 2 values; the stages from 0 to 2 take 3, one each"),
         ({"stage0_markers": True}, "set thought_markers to true"),
         ({"removal_side": "right"}, "removal_side is right, but remove_per_epoch is not set"),
         ({"align_to": "steps", "positions": "all"}, r"set positions to thoughts\+answer or thoughts, or align_to to"),
@@ -186,6 +188,9 @@ def test_what_the_fields_amount_to() -> None:
     assert RunConfig.from_flat(eval_datasets=("aqua",)).evaluated_datasets == ("aqua",)
     assert RunConfig.from_flat(student="gpt2").model.student_depth is None
     assert RunConfig.from_flat(epochs_last_stage=0).teacher.last_stage_epochs == 0
+    one_by_one = RunConfig.from_flat(max_stage=2, epochs_stage0=7, epochs_of_stages=(0, 0.25, 2))
+    assert one_by_one.stage_epochs == (0, 0.25, 2) and one_by_one.teacher.has_epochs
+    assert not RunConfig.from_flat(max_stage=1, epochs_of_stages=(0, 0)).teacher.has_epochs
 
 
 def test_a_file_with_a_plus_in_its_name_is_one_data_set(tmp_path: Any) -> None:

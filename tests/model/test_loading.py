@@ -183,11 +183,18 @@ def test_embedded_models_load_by_name(name: str) -> None:
     assert model_card_path(name).is_file()
 
 
-@pytest.mark.parametrize(("name", "blocks", "least"), [("tiny-latent-teacher", 12, 50), ("tiny-latent-student", 4, 42)])
-def test_the_embedded_models_that_think_answer_right(name: str, blocks: int, least: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "dataset", "blocks", "least"),
+    [
+        ("tiny-latent-teacher", "gsm-mini", 12, 50),
+        ("tiny-latent-student", "gsm-mini", 4, 42),
+        ("tiny-graph-teacher", "graph-mini", 6, 50),
+    ],
+)
+def test_the_embedded_models_that_think_answer_right(name: str, dataset: str, blocks: int, least: int) -> None:
     model = StudentModel.from_pretrained(name)
     assert (model.options.num_thoughts, model.num_blocks, model.is_saved) == (4, blocks, True)
-    problems = load_problems("gsm-mini", split="validation", limit=60)
+    problems = load_problems(dataset, split="validation", limit=60)
     results = score(model, problems, thinking=True, batch_size=60, max_new_tokens=8)
     assert sum(result.right for result in results) >= least
     assert sum(path.stat().st_size for path in embedded_path(name).iterdir()) < 2_500_000

@@ -31,7 +31,10 @@ def folder(tmp_path: Path) -> str:
     [
         ("smolm2", 'Did you mean "smollm2"'),
         ("tiny_teacher", 'Did you mean "tiny-teacher"'),
-        ("no-such-model", "one of tiny-teacher, tiny-student, tiny-latent-teacher, tiny-latent-student, smollm2"),
+        (
+            "no-such-model",
+            "one of tiny-teacher, tiny-student, tiny-latent-teacher, tiny-latent-student, tiny-graph-teacher, smollm2",
+        ),
         ("./no/such/folder", "there is no folder"),
         ("/no/such/folder", "there is no folder"),
         (

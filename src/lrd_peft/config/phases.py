@@ -29,6 +29,7 @@ from lrd_peft.config.fields import (
     Count,
     CountOrZero,
     Device,
+    Epochs,
     Fraction,
     FractionBelowOne,
     Group,
@@ -71,6 +72,12 @@ class TeacherConfig(Group):
         Affects("student", when=("follows_curriculum",), value="teacher.last_stage_epochs"),
     ] = None
     """Epochs of the last stage, or its share (default: epochs_per_stage)."""
+    epochs_of_stages: Annotated[
+        Epochs | None,
+        Affects("teacher", when=("trains_latent_teacher",), added=None),
+        Affects("student", when=("follows_curriculum",), added=None),
+    ] = None
+    """Epochs of each stage from 0 on, or their shares, in place of the three settings above."""
     uniform_prob: Annotated[
         Fraction, Affects("teacher", when=("trains_teacher",)), Affects("student", when=("follows_curriculum",))
     ] = 0.0
@@ -92,7 +99,7 @@ class TeacherConfig(Group):
     @property
     def has_epochs(self) -> bool:
         """Whether any stage updates the teacher."""
-        return max(self.epochs_stage0, self.epochs_per_stage, self.last_stage_epochs) > 0
+        return max(self.epochs_of_stages or (self.epochs_stage0, self.epochs_per_stage, self.last_stage_epochs)) > 0
 
 
 class StoreConfig(Group):
