@@ -49,9 +49,9 @@ class Serve:
     """Most questions that wait; more are refused with status 429."""
 
     def __call__(self) -> None:
-        from lrd_peft.integrations.extras import require
+        from lrd_peft.integrations.extras import require_extra
 
-        require("fastapi", "uvicorn")
+        require_extra("fastapi", "uvicorn")
         from lrd_peft.integrations.serving import serve
 
         serve(
@@ -62,6 +62,7 @@ class Serve:
             device=self.device,
             max_batch_size=self.max_batch_size,
             max_waiting=self.max_waiting,
+            say=_say,
         )
 
 
@@ -83,9 +84,9 @@ class Play:
     """Do not open the page in a browser."""
 
     def __call__(self) -> None:
-        from lrd_peft.integrations.extras import require
+        from lrd_peft.integrations.extras import require_extra
 
-        require("gradio")
+        require_extra("gradio")
         from lrd_peft.integrations.play_page import play
 
         play(
@@ -95,6 +96,7 @@ class Play:
             port=self.port,
             num_probed=self.probe_problems,
             open_browser=not self.no_browser,
+            say=_say,
         )
 
 
@@ -112,7 +114,7 @@ class Push:
     """Make a new repository private."""
 
     def __call__(self) -> None:
-        from lrd_peft.integrations.hub import push_run
+        from lrd_peft.integrations.push import push_run
 
         print(f"uploaded  {push_run(self.run, self.repo, part=self.part, private=self.private or None)}")
 
@@ -181,12 +183,16 @@ def lm_eval(arguments: Sequence[str], description: str) -> int | None:
     if not arguments or any(each in ("-h", "--help") for each in arguments):
         print(_LM_EVAL_HELP.format(description=description))
         return None
-    from lrd_peft.integrations.extras import require
+    from lrd_peft.integrations.extras import require_extra
 
-    require("lm_eval")
+    require_extra("lm_eval")
     from lrd_peft.integrations.lm_eval_model import run_harness
 
     return run_harness(arguments)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 KINDS: dict[str, type[Any]] = {

@@ -156,16 +156,12 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _every_stage_has_its_epochs(self) -> Self:
-        given, last = self.teacher.epochs_of_stages, self.thinking.last_stage
-        if given is not None and len(given) != last + 1:
-            raise ValueError(
-                f"epochs_of_stages has {len(given)} values; the stages from 0 to {last} take {last + 1}, one each"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _a_curriculum_takes_time(self) -> Self:
+        given, last = len(self.stage_epochs), self.thinking.last_stage
+        if given != last + 1:
+            raise ValueError(
+                f"epochs_of_stages has {given} values; the stages from 0 to {last} take {last + 1}, one each"
+            )
         if self.follows_curriculum and sum(self.stage_epochs) == 0:
             raise ValueError(
                 f'method "{self.student.method}" divides its training as epochs_stage0, epochs_per_stage and '
@@ -218,10 +214,8 @@ class RunConfig(BaseModel):
     def stage_epochs(self) -> tuple[float, ...]:
         """Epochs of each stage of the curriculum, from stage 0 on."""
         teacher, last = self.teacher, self.thinking.last_stage
-        if teacher.epochs_of_stages is not None:
-            return teacher.epochs_of_stages
         later = (teacher.epochs_per_stage,) * (last - 1) + (teacher.last_stage_epochs,) if last else ()
-        return (teacher.epochs_stage0, *later)
+        return teacher.epochs_of_stages or (teacher.epochs_stage0, *later)
 
     @property
     def follows_curriculum(self) -> bool:

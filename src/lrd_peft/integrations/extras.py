@@ -10,7 +10,7 @@ from lrd_peft.runtime.errors import UserError
 EXTRAS = {"lm_eval": "eval", "fastapi": "serve", "uvicorn": "serve", "gradio": "play"}
 
 
-def require(*modules: str) -> None:
+def require_extra(*modules: str) -> None:
     """Check that the modules of an extra are installed.
 
     Raises:

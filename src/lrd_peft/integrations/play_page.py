@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,7 @@ def play(
     port: int = 7860,
     num_probed: int = NUM_PROBED,
     open_browser: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -112,6 +113,7 @@ def play(
         port: Port; 0 for any that is free.
         num_probed: Training problems that the probes are fitted on; 0 for no probes.
         open_browser: Open the page.
+        say: Told the address as soon as it listens.
 
     Raises:
         UserError: If there is no model that thinks, or the address is taken.
@@ -136,7 +138,7 @@ def play(
     except (OSError, OverflowError) as error:
         reason = explain_os_error(error) if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot listen on {host} port {port} ({reason}); choose another --port or --host") from error
-    print(f"playing  {Path(target).name} at {address} (Ctrl-C ends it)", flush=True)
+    say(f"playing  {Path(target).name} at {address} (Ctrl-C ends it)")
     page.block_thread()
 
 

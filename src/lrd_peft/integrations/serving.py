@@ -347,6 +347,7 @@ def serve(
     device: str | None = None,
     max_batch_size: int = 64,
     max_waiting: int = 1024,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve a model until it is interrupted.
 
@@ -358,6 +359,7 @@ def serve(
         device: Where to put the model; by default the GPU, if there is one.
         max_batch_size: Questions at a time, at most.
         max_waiting: Questions that may wait; more are refused.
+        say: Told the address as soon as it listens.
 
     Raises:
         UserError: If there is no such model, or the address is taken.
@@ -380,9 +382,9 @@ def serve(
                 f"cannot listen on {host} port {port} ({reason}); choose another --port or --host"
             ) from error
         address = f"http://{host}:{listening.getsockname()[1]}/v1"
-        print(f"serving  {shown} at {address} (Ctrl-C ends it)", flush=True)
+        say(f"serving  {shown} at {address} (Ctrl-C ends it)")
         if host not in _LOOPBACK:
-            print("warning  everybody who reaches this address can use the model; there are no passwords", flush=True)
+            say("warning  everybody who reaches this address can use the model; there are no passwords")
         app = make_app(model, name=shown, max_batch_size=max_batch_size, max_waiting=max_waiting)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         server.run(sockets=[listening])

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard, ModelCardData
 from lrd_peft import Store, StudentModel
 from lrd_peft.cli.app import main
 from lrd_peft.evaluation.records import read_record
-from lrd_peft.integrations.hub import push_run, stage
+from lrd_peft.integrations.push import push_run, stage
 from lrd_peft.pipeline.ablate import ablate_run
 from lrd_peft.runtime.errors import UserError
 from tests.model.local_hub import LocalHub
