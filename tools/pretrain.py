@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,22 @@ class TinyModel:
     seed: int = 20
 
 
+# Following edges is learned suddenly, after a long plateau, and at a high constant rate: a cosine stays on the plateau,
+# and six blocks from scratch do too, for 1,250 updates at least. Four blocks leave it and grow.
+_GRAPH_START = TinyModel(
+    hidden_size=64,
+    intermediate_size=172,
+    num_blocks=4,
+    num_heads=4,
+    problems=(("graph-mini", 120_000),),
+    drills=0,
+    batch_size=128,
+    learning_rate=3e-3,
+    decay=0.0,
+    adam_beta2=0.999,
+    by_length=False,
+)
+
 TINY_MODELS = {
     "tiny-teacher": TinyModel(
         hidden_size=80,
@@ -93,33 +109,13 @@ TINY_MODELS = {
         batch_size=32,
         learning_rate=2e-3,
     ),
-    # Following edges is learned suddenly, after a long plateau, and at a high constant rate: a cosine stays on the
-    # plateau, and six blocks from scratch do too, for 1,250 updates at least. Four blocks leave it and grow.
-    "tiny-graph-start": TinyModel(
-        hidden_size=64,
-        intermediate_size=172,
-        num_blocks=4,
-        num_heads=4,
-        problems=(("graph-mini", 120_000),),
-        drills=0,
-        batch_size=128,
-        learning_rate=3e-3,
-        decay=0.0,
-        adam_beta2=0.999,
-        by_length=False,
-    ),
-    "tiny-graph-writer": TinyModel(
-        hidden_size=64,
-        intermediate_size=172,
+    "tiny-graph-start": _GRAPH_START,
+    "tiny-graph-writer": replace(
+        _GRAPH_START,
         num_blocks=6,
-        num_heads=4,
         problems=(("graph-mini", 60_000),),
-        drills=0,
-        batch_size=128,
         learning_rate=2e-3,
         decay=0.3,
-        adam_beta2=0.999,
-        by_length=False,
         start="tiny-graph-start",
         blocks=(0, 1, 1, 2, 2, 3),
         seed=21,

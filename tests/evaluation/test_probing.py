@@ -81,7 +81,8 @@ def test_a_probe_is_ridge_regression_on_one_hot_labels() -> None:
         )
         scores.setdefault(held, right)
     best = max(scores)
-    assert _fitted(inputs, labels, labels[:2], 3) == (pytest.approx(scores[best]), pytest.approx(best))
+    fit = _fitted(inputs, labels, labels[:2], 3)
+    assert (fit.right, fit.held) == (pytest.approx(scores[best]), pytest.approx(best))
 
 
 def test_rare_values_are_left_out_and_too_few_problems_refused() -> None:

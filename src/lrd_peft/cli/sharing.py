@@ -178,17 +178,17 @@ class LmEval:
     """Arguments of lm_eval run, such as --model_args pretrained=RUN --tasks gsm8k."""
 
 
-def lm_eval(arguments: Sequence[str], description: str) -> int | None:
+def lm_eval(arguments: Sequence[str], description: str) -> None:
     """Run the command line of lm-evaluation-harness with this package's model type."""
     if not arguments or any(each in ("-h", "--help") for each in arguments):
         print(_LM_EVAL_HELP.format(description=description))
-        return None
+        return
     from lrd_peft.integrations.extras import require_extra
 
     require_extra("lm_eval")
     from lrd_peft.integrations.lm_eval_model import run_harness
 
-    return run_harness(arguments)
+    run_harness(arguments)
 
 
 def _say(line: str) -> None:

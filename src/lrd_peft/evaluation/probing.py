@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,8 +143,9 @@ def _probe(
     for place, layer in enumerate(layers):
         for position in range(num_positions):
             inputs = [states[layer][list(part), position].astype(np.float64) for part in rows]
-            accuracy[place, position], chosen[place, position] = _fitted(inputs, labels, labels[:2], len(classes))
-            controls = [_fitted(inputs, labels, shuffled, len(classes))[0] for shuffled in shuffles]
+            fit = _fitted(inputs, labels, labels[:2], len(classes))
+            accuracy[place, position], chosen[place, position] = fit.right, fit.held
+            controls = [_fitted(inputs, labels, shuffled, len(classes)).right for shuffled in shuffles]
             control[place, position] = np.mean(controls)
             if layer in target.lens_hits:
                 lens[place][position] = round(float(target.lens_hits[layer][list(rows[2]), position].mean()), 4)
@@ -171,35 +172,46 @@ def _probe(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A probe with the penalty that is best on the problems kept aside.
+
+    Attributes:
+        held: Its accuracy on them.
+        right: Its accuracy on the test problems.
+    """
+
+    held: float
+    right: float
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    center: NDArray[np.float64]
+
+
 def _fitted(
     inputs: Sequence[NDArray[np.float64]],
     labels: Sequence[NDArray[np.int64]],
     fit_labels: Sequence[NDArray[np.int64]],
     num_classes: int,
-) -> tuple[float, float]:
-    """Fit a probe and return its accuracy on the test problems and on those kept aside, with the best penalty there."""
+) -> _Fit:
     mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
     scale[scale < 1e-8] = 1.0
     train, aside, test = ((each - mean) / scale for each in inputs)
-    center, weights_of = _ridge(train, fit_labels[0], num_classes)
-    best = (-1.0, 0.0)
-    for penalty in _PENALTIES:
-        weights = weights_of(penalty)
-        held = float(((aside @ weights + center).argmax(axis=1) == fit_labels[1]).mean())
-        if held > best[0]:
-            best = (held, float(((test @ weights + center).argmax(axis=1) == labels[2]).mean()))
-    return best[1], best[0]
-
-
-def _ridge(
-    inputs: NDArray[np.float64], labels: NDArray[np.int64], num_classes: int
-) -> tuple[NDArray[np.float64], Callable[[float], NDArray[np.float64]]]:
-    """Return the mean of the one-hot labels, and the weights as a function of the penalty."""
-    one_hot = np.eye(num_classes)[labels]
+    one_hot = np.eye(num_classes)[fit_labels[0]]
     center = one_hot.mean(axis=0)
-    left, values, right = np.linalg.svd(inputs, full_matrices=False)
+    left, values, right = np.linalg.svd(train, full_matrices=False)
     projected = left.T @ (one_hot - center)
-    return center, lambda penalty: right.T @ (projected * (values / (values**2 + penalty))[:, None])
+
+    def weights_of(penalty: float) -> NDArray[np.float64]:
+        return right.T @ (projected * (values / (values**2 + penalty))[:, None])
+
+    def share(states: NDArray[np.float64], weights: NDArray[np.float64], wanted: NDArray[np.int64]) -> float:
+        return float(((states @ weights + center).argmax(axis=1) == wanted).mean())
+
+    tried = [(share(aside, each, fit_labels[1]), each) for each in map(weights_of, _PENALTIES)]
+    held, weights = max(tried, key=lambda pair: pair[0])  # the first of equals
+    return _Fit(held, share(test, weights, labels[2]), mean, scale, weights, center)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,22 +221,23 @@ class Reader:
     Attributes:
         layer: Layer that it reads.
         classes: Values that it knows.
-        accuracy: Share of held-out problems whose value it reads right.
-        majority: Share of them with the most frequent value, which a reader that sees nothing would give.
+        fit: How it reads, and how well.
+        majority: Share of the held-out problems with the most frequent value, which a reader that sees nothing gives.
     """
 
     layer: int
     classes: tuple[str, ...]
-    accuracy: float
+    fit: _Fit
     majority: float
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    center: NDArray[np.float64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of held-out problems whose value it reads right."""
+        return self.fit.right
 
     def read(self, state: NDArray[np.float32]) -> str:
         """Return the value that a state of shape [hidden] holds most likely."""
-        scores = ((state.astype(np.float64) - self.mean) / self.scale) @ self.weights + self.center
+        scores = ((state.astype(np.float64) - self.fit.mean) / self.fit.scale) @ self.fit.weights + self.fit.center
         return self.classes[int(scores.argmax())]
 
 
@@ -245,21 +258,13 @@ def fit_reader(states: States, values: Sequence[str | None], *, position: int, s
     if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
         return None
     labels = [np.array([index[values[i] or ""] for i in part]) for part in rows]
-    best, found = -1.0, None
+    fits = {}
     for layer in sorted(states):
         inputs = [states[layer][part, position].astype(np.float64) for part in rows]
-        mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
-        scale[scale < 1e-8] = 1.0
-        train, aside, test = ((each - mean) / scale for each in inputs)
-        center, weights_of = _ridge(train, labels[0], len(classes))
-        for penalty in _PENALTIES:
-            weights = weights_of(penalty)
-            held = float(((aside @ weights + center).argmax(axis=1) == labels[1]).mean())
-            if held > best:
-                right = float(((test @ weights + center).argmax(axis=1) == labels[2]).mean())
-                majority = float((labels[2] == np.bincount(labels[0]).argmax()).mean())
-                best, found = held, Reader(layer, tuple(classes), right, majority, mean, scale, weights, center)
-    return found
+        fits[layer] = _fitted(inputs, labels, labels, len(classes))
+    layer = max(fits, key=lambda each: fits[each].held)
+    majority = float((labels[2] == np.bincount(labels[0]).argmax()).mean())
+    return Reader(layer, tuple(classes), fits[layer], majority)
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:

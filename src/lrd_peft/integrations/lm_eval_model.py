@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
-from lrd_peft.data.collate import left_pad
-from lrd_peft.model.generation import answer_batch
+from lrd_peft.model.generation import answer_batch, until_stop
 from lrd_peft.model.inspection import context_length
-from lrd_peft.model.loop import head_logits, think, unwrap
+from lrd_peft.model.loop import head_logits, unwrap
 from lrd_peft.model.memory import rows_that_fit
+from lrd_peft.model.prompts import think_about
 from lrd_peft.model.student import StudentModel
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.progress import Progress
@@ -127,10 +127,12 @@ class LatentReasoningLM(LM):
         marker = self.model.encoder.answer_marker if self.force_marker else ""
         texts: list[str] = [""] * len(requests)
         unfit = 0
-        for chosen in self._batches(requests, "lm-eval", new_tokens=limit, quiet=disable_tqdm):
+        contexts = [_arguments(request)[0] for request in requests]
+        lengths = [len(self.model.encoder.prompt(context)) for context in contexts]
+        for chosen in self._batches(lengths, new_tokens=limit, quiet=disable_tqdm):
             rows = answer_batch(
                 self.model,
-                [_arguments(requests[i])[0] for i in chosen],
+                [contexts[i] for i in chosen],
                 thinking=True,
                 max_new_tokens=max(settings[i].max_new_tokens for i in chosen),
                 force_marker=self.force_marker,
@@ -140,7 +142,7 @@ class LatentReasoningLM(LM):
                 unfit += row.num_passes == 0
                 tokens = list(row.tokens[: settings[i].max_new_tokens])
                 text = str(self.model.tokenizer.decode(tokens, skip_special_tokens=True))
-                texts[i] = marker + settings[i].cut(text) if row.num_passes else ""
+                texts[i] = marker + until_stop(text, settings[i].until) if row.num_passes else ""
                 self.cache_hook.add_partial("generate_until", requests[i].args, texts[i])
         if unfit:
             _LOG.warning(
@@ -168,9 +170,10 @@ class LatentReasoningLM(LM):
             UserError: If a request does not fit the model's context.
         """
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for chosen in self._batches(requests, "lm-eval", new_tokens=0, quiet=disable_tqdm):
-            rows = [self._scored(*_arguments(requests[i])) for i in chosen]
-            for i, row in zip(chosen, self._log_likelihoods(rows), strict=True):
+        scored = [self._scored(*_arguments(request)) for request in requests]
+        lengths = [len(prompt) + len(suffix) for prompt, suffix, _ in scored]
+        for chosen in self._batches(lengths, new_tokens=0, quiet=disable_tqdm):
+            for i, row in zip(chosen, self._log_likelihoods([scored[i] for i in chosen]), strict=True):
                 found[i] = row
                 self.cache_hook.add_partial("loglikelihood", requests[i].args, row)
         return found
@@ -186,20 +189,15 @@ class LatentReasoningLM(LM):
             "model on its own with --model hf"
         )
 
-    def _batches(
-        self, requests: Sequence[Instance], label: str, *, new_tokens: int, quiet: bool
-    ) -> Iterator[list[int]]:
-        """Yield indices of requests of similar length, so many at a time as memory holds."""
-        lengths = [len(self.model.encoder.prompt(_arguments(request)[0])) for request in requests]
-        if new_tokens == 0:
-            lengths = [n + len(_arguments(request)[1]) for n, request in zip(lengths, requests, strict=True)]
-        order = sorted(range(len(requests)), key=lengths.__getitem__)
+    def _batches(self, lengths: Sequence[int], *, new_tokens: int, quiet: bool) -> Iterator[list[int]]:
+        """Yield indices of requests of similar length in tokens, so many at a time as memory holds."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
         if not order:
             return
         longest = lengths[order[-1]]
         positions = longest + self.num_thoughts + new_tokens
         size = min(self.batch_size, rows_that_fit(unwrap(self.model.lm), question=longest, positions=positions))
-        with Progress(label, total=len(order), unit="requests", quiet=quiet) as progress:
+        with Progress("lm-eval", total=len(order), unit="requests", quiet=quiet) as progress:
             for start in range(0, len(order), size):
                 yield order[start : start + size]
                 progress.update(min(start + size, len(order)))
@@ -228,22 +226,8 @@ class LatentReasoningLM(LM):
     def _log_likelihoods(
         self, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...], int]]
     ) -> list[tuple[float, bool]]:
-        model = self.model
-        pad = model.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        ids, mask = left_pad([prompt for prompt, _, _ in rows], pad_id=pad)
-        longest = max(len(suffix) for _, suffix, _ in rows)
-        suffixes = torch.tensor([[*suffix, *[pad] * (longest - len(suffix))] for _, suffix, _ in rows])
-        last = think(
-            model.lm,
-            ids.to(model.device),
-            mask.to(model.device),
-            num_thoughts=self.num_thoughts,
-            suffix_ids=suffixes.to(model.device).reshape(len(rows), longest),
-            projection=model.projection,
-            jacobi_passes=model.options.jacobi_passes,
-            placeholder_id=model.placeholder_id,
-        ).last
+        pairs = [(prompt, suffix) for prompt, suffix, _ in rows]
+        last = think_about(self.model, pairs, num_thoughts=self.num_thoughts).thinking.last
         found = []
         for row, (_, suffix, num_scored) in enumerate(rows):
             first = len(suffix) - num_scored
@@ -278,15 +262,11 @@ class _Settings:
         limit = next((given[name] for name in ("max_gen_toks", "max_new_tokens", "max_tokens") if name in given), None)
         self.max_new_tokens = max_gen_toks if limit is None else int(limit)
 
-    def cut(self, text: str) -> str:
-        """Return a text up to the first stop text in it."""
-        return text[: min((text.find(stop) for stop in self.until if stop and stop in text), default=len(text))]
-
 
 register_model("lrd")(LatentReasoningLM)
 
 
-def run_harness(arguments: Sequence[str]) -> int | None:
+def run_harness(arguments: Sequence[str]) -> None:
     """Run the harness's own command line, with "lrd" as its model type unless another is named.
 
     Args:
@@ -304,6 +284,4 @@ def run_harness(arguments: Sequence[str]) -> int | None:
     plain = bool(first) and not first[0].startswith("-")  # a subcommand of the harness
     before, after = (first, arguments[1:]) if plain else ([], arguments)
     sys.argv = ["lrd lm-eval", *before, *([] if plain and first[0] != "run" else own), *after]
-    done: Callable[[], None] = cli_evaluate
-    done()
-    return None
+    cli_evaluate()

@@ -14,10 +14,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from gradio.themes import Soft
 
+from lrd_peft.integrations.listening import listen_errors
 from lrd_peft.integrations.playground import NUM_PROBED, Playground, counted, load_playground
 from lrd_peft.integrations.thought_explorer import CHANGES
 from lrd_peft.pipeline.from_config import quiet_libraries
-from lrd_peft.runtime.errors import UserError, explain_os_error
+from lrd_peft.runtime.errors import UserError
 
 _CSS = """
 .answers {font-size: 1.05rem}
@@ -123,7 +124,7 @@ def play(
     # System fonts only: a page that works without the network.
     fonts: Sequence[str] = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = Soft(font=fonts, font_mono=("ui-monospace", "monospace"))
-    try:
+    with listen_errors(host, port):
         _, address, _ = page.launch(
             server_name=host,
             server_port=port or _free_port(host),
@@ -135,9 +136,6 @@ def play(
             css=_CSS,
             footer_links=[],
         )
-    except (OSError, OverflowError) as error:
-        reason = explain_os_error(error) if isinstance(error, OSError) else str(error)
-        raise UserError(f"cannot listen on {host} port {port} ({reason}); choose another --port or --host") from error
     say(f"playing  {Path(target).name} at {address} (Ctrl-C ends it)")
     page.block_thread()
 

@@ -25,13 +25,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from lrd_peft.model.generation import Generated, answer_batch
+from lrd_peft.integrations.listening import listen_errors
+from lrd_peft.model.generation import Generated, answer_batch, until_stop
 from lrd_peft.model.inspection import context_length
 from lrd_peft.model.loop import unwrap
 from lrd_peft.model.memory import rows_that_fit
 from lrd_peft.model.student import StudentModel
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.runtime.errors import UserError, explain_os_error
+from lrd_peft.runtime.errors import UserError
 
 _MAX_BODY_BYTES = 1 << 20
 _MAX_PROMPTS = 256
@@ -298,12 +299,10 @@ def _check(asked: _Asked, name: str) -> None:
 
 def _written(model: ThinkingModel, row: Generated, asked: _Asked) -> tuple[str, str]:
     """Return the text after the question and why it ended."""
-    text = str(model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-    ends = [text.find(stop) for stop in asked.stops() if stop and stop in text]
-    if ends:
-        text = text[: min(ends)]
+    whole = str(model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+    text = until_stop(whole, asked.stops())
     marker = model.encoder.answer_marker if row.num_thoughts and model.options.force_marker else ""
-    return marker + text, "stop" if ends or row.finished else "length"
+    return marker + text, "stop" if text != whole or row.finished else "length"
 
 
 def _response(
@@ -373,14 +372,9 @@ def serve(
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with listen_errors(host, port):
             listening.bind((host, port))
             listening.listen(2048)  # from here on, whoever connects is heard
-        except (OSError, OverflowError) as error:
-            reason = explain_os_error(error) if isinstance(error, OSError) else str(error)
-            raise UserError(
-                f"cannot listen on {host} port {port} ({reason}); choose another --port or --host"
-            ) from error
         address = f"http://{host}:{listening.getsockname()[1]}/v1"
         say(f"serving  {shown} at {address} (Ctrl-C ends it)")
         if host not in _LOOPBACK:

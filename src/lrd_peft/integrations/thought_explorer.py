@@ -13,7 +13,8 @@ from lrd_peft.evaluation.ablation import FILLER
 from lrd_peft.evaluation.probing import Reader, fit_reader
 from lrd_peft.model.generation import answer_batch
 from lrd_peft.model.inspection import context_length
-from lrd_peft.model.loop import Thinking, head_logits, think, unwrap
+from lrd_peft.model.loop import Thinking, head_logits, unwrap
+from lrd_peft.model.prompts import think_about
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.pipeline.probe import states_of, step_results
 from lrd_peft.runtime.errors import UserError
@@ -111,7 +112,7 @@ class ThoughtExplorer:
         count = self.model.options.num_thoughts if num_thoughts is None else num_thoughts
         if change == "none":
             count = 0
-        forced = self._changed(question, change, count, other) if change != "own" else None
+        forced = None if change in ("own", "none") else self._changed(question, change, count, other)
         (row,) = answer_batch(
             self.model,
             [question],
@@ -136,6 +137,8 @@ class ThoughtExplorer:
         )
 
     def _changed(self, question: str, change: str, count: int, other: str) -> Tensor:
+        if change == "other":
+            return self._think(other, count, None, what="other question").thoughts
         own = self._think(question, count, None).thoughts
         if change == "zeros":
             return torch.zeros_like(own)
@@ -144,13 +147,10 @@ class ThoughtExplorer:
         if change == "noise":
             noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(self.seed)).to(own)
             return noise / noise.norm(dim=-1, keepdim=True) * own.norm(dim=-1, keepdim=True)
-        if change == "filler":
-            token = self.model.tokenizer.encode(FILLER, add_special_tokens=False)[-1]
-            table = unwrap(self.model.lm).get_input_embeddings()
-            return table(torch.full((1, count), token, device=own.device))
-        if change == "other":
-            return self._think(other, count, None, what="other question").thoughts
-        return own[:, :0]
+        assert change == "filler", change
+        token = self.model.tokenizer.encode(FILLER, add_special_tokens=False)[-1]
+        table = unwrap(self.model.lm).get_input_embeddings()
+        return table(torch.full((1, count), token, device=own.device))
 
     def _think(
         self, question: str, count: int, forced: Tensor | None, *, every_layer: bool = False, what: str = "question"
@@ -163,19 +163,8 @@ class ThoughtExplorer:
         total, context = len(prompt) + count + len(suffix), context_length(unwrap(model.lm).config)
         if context is not None and total >= context:
             raise UserError(f"the {what} makes {total} tokens with its thoughts; the model takes {context}")
-        ids = torch.tensor([prompt], device=model.device)
-        return think(
-            model.lm,
-            ids,
-            torch.ones_like(ids),
-            num_thoughts=count,
-            suffix_ids=torch.tensor([suffix], dtype=torch.long, device=model.device),
-            layers=sorted({each.layer for row in self.readers.values() for each in row if each}) if every_layer else (),
-            projection=model.projection,
-            forced=forced,
-            jacobi_passes=model.options.jacobi_passes,
-            placeholder_id=model.placeholder_id,
-        )
+        layers = sorted({each.layer for row in self.readers.values() for each in row if each}) if every_layer else ()
+        return think_about(model, [(prompt, suffix)], num_thoughts=count, layers=layers, forced=forced).thinking
 
     def _read(self, thinking: Thinking, count: int) -> tuple[ReadThought, ...]:
         if count == 0:

@@ -295,42 +295,9 @@ def answer_batch(
     return rows
 
 
-@torch.no_grad()
-def prompt_embeds(
-    model: Answerer, questions: Sequence[str], *, num_thoughts: int | None = None
-) -> list[Float[Tensor, "position hidden"]]:
-    """Return the inputs after which a model answers: embeddings of question, thoughts and answer marker.
-
-    Args:
-        model: A thinking model in evaluation mode.
-        questions: At least one question.
-        num_thoughts: Number of thoughts; None for the model's own.
-
-    Returns:
-        One tensor per question, without padding.
-    """
-    slots = model.options.num_thoughts if num_thoughts is None else num_thoughts
-    marker = model.encoder.marker if slots and model.options.force_marker else ()
-    pairs = [model.around_thoughts(model.encoder.prompt(each), marker, num_thoughts=slots) for each in questions]
-    pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int)
-    ids, mask = left_pad([prompt for prompt, _ in pairs], pad_id=pad)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    suffix = torch.tensor([pairs[0][1]] * len(pairs), dtype=torch.long, device=model.device).reshape(len(pairs), -1)
-    thoughts = think(
-        model.lm,
-        ids,
-        mask,
-        num_thoughts=slots,
-        suffix_ids=suffix,
-        projection=model.projection,
-        jacobi_passes=model.options.jacobi_passes,
-        placeholder_id=model.placeholder_id,
-    ).thoughts
-    embed = unwrap(model.lm).get_input_embeddings()
-    whole = torch.cat([embed(ids), thoughts, embed(suffix)], dim=1)
-    lengths = (mask.sum(dim=1) + slots + suffix.shape[1]).tolist()
-    return [row[-length:] for row, length in zip(whole, lengths, strict=True)]
+def until_stop(text: str, stops: Sequence[str]) -> str:
+    """Return a text up to the first stop text in it."""
+    return text[: min((text.find(stop) for stop in stops if stop and stop in text), default=len(text))]
 
 
 def solve_batch(

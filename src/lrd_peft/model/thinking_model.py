@@ -15,10 +15,11 @@ from typing_extensions import Self
 
 from lrd_peft.model.card import make_card
 from lrd_peft.model.core import ThinkingCore
-from lrd_peft.model.generation import Solution, prompt_embeds, solve_batch
+from lrd_peft.model.generation import Solution, solve_batch
 from lrd_peft.model.loading.hub import upload_folder
 from lrd_peft.model.loading.saved import FoundModel, find_saved_model
 from lrd_peft.model.options import ThinkingOptions
+from lrd_peft.model.prompts import prompt_embeds
 from lrd_peft.model.serialization import (
     SavedModel,
     check_model_folder,

@@ -67,7 +67,9 @@ def ablate_run(
 def ablate_method(config: RunConfig, run: RunPaths) -> Path | None:
     """Replace the thoughts of a finished run's method on `ablate_problems` problems, and write ablation.json."""
     found = Ablations(*_of_run(config, run, (config.student.method,), None, config.evaluation.ablate_problems))
-    return write_found(found, ABLATION, run.root)
+    path = write_found(found, ABLATION, run.root)
+    update_student_card(config, run)
+    return path
 
 
 def _of_saved_model(target: str, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:

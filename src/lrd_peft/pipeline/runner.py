@@ -24,7 +24,6 @@ from lrd_peft.pipeline.probe import probe_method
 from lrd_peft.pipeline.reuse import check_source, source_of, take_from
 from lrd_peft.pipeline.run_folder import ABLATION, PROBES, SEALED, RunPaths, wanted_looks
 from lrd_peft.pipeline.run_lock import RunLock
-from lrd_peft.pipeline.student_card import update_student_card
 from lrd_peft.pipeline.train_teacher import train_teacher
 from lrd_peft.pipeline.verify import ArtifactChecks
 from lrd_peft.runtime.checksums import write_checksums
@@ -123,8 +122,6 @@ def _look_at_thoughts(config: RunConfig, paths: RunPaths) -> None:
                 looks[name](config, paths)
             except UserError as error:  # too few problems, for example; the run is finished
                 logger.warning("no %s: %s", name, error)
-            else:
-                update_student_card(config, paths)
 
 
 def _purpose(config: RunConfig) -> str:
