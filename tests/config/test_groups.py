@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrd_peft.config import RunConfig
+from lrd_peft.config.distill_options import DistillConfig
 from lrd_peft.config.flat import GROUPS, OWNERS, FlatConfig
-from lrd_peft.config.phases import DistillConfig
 from lrd_peft.runtime.errors import UserError
 
 VALUES: dict[str, Any] = {
@@ -95,8 +95,8 @@ def test_student_layers_must_pair_with_the_default_layers_too() -> None:
     ("values", "message"),
     [
         ({"distill_alpha": 1.5}, "distill_alpha is 1.5; it must be a number from 0 to 1"),
-        ({"thoughts_from": "me"}, 'thoughts_from is "me"; it must be one of student, teacher, annealed'),
-        ({"thoughts_from": "anealed"}, 'teacher, annealed. Did you mean "annealed"?'),
+        ({"thoughts_from": "me"}, 'thoughts_from is "me"; it must be one of student, teacher, annealed, refined'),
+        ({"thoughts_from": "anealed"}, 'teacher, annealed, refined. Did you mean "annealed"?'),
         ({"align_to": "steps", "positions": "all"}, 'align_to is "steps", but positions is "all"'),
         ({"alpha": 0.1}, 'unknown setting "alpha". Did you mean "distill_alpha"'),
     ],

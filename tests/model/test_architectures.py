@@ -137,12 +137,14 @@ def test_thinking_equals_plain_recomputation(model_type):
     loss = torch.stack([row.loss() for row in plain]).sum()
     expected = gradients(lm, loss)
     largest = max(float(grad.abs().max()) for grad in expected.values())
-    for passes in (None, NUM_THOUGHTS):
-        _, ours = run(lm, [0, 1, 2], jacobi_passes=passes)
+    start = torch.stack([row.thoughts for row in plain]).detach()[[1, 2, 0]]
+    parallel = {"jacobi_passes": NUM_THOUGHTS}
+    for options in ({}, parallel, {**parallel, "start": start}):
+        _, ours = run(lm, [0, 1, 2], **options)
         assert ours.item() == pytest.approx(loss.item(), rel=5e-5)
         for name, grad in gradients(lm, ours).items():
             scale = max(float(expected[name].abs().max()), 1e-2 * largest)
-            assert_near(grad, expected[name], f"the gradient of {name} with {passes} passes", scale=25 * scale)
+            assert_near(grad, expected[name], f"the gradient of {name} with {list(options)}", scale=25 * scale)
 
 
 @pytest.mark.parametrize("model_type", RIGHT)

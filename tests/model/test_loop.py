@@ -184,6 +184,35 @@ def test_enough_jacobi_passes_equal_the_sequential_thoughts(family):
 
 
 @pytest.mark.parametrize("family", MODELS)
+def test_thoughts_refined_from_any_start_reach_the_sequential_ones(family):
+    lm = MODELS[family]().double().eval()
+    batch, exact = batch_of(4, [0, 1, 2, 3]), summed_loss(lm, batch_of(4, [0, 1, 2, 3]))
+    torch.manual_seed(3)
+    start = torch.randn(4, 4, 24, dtype=torch.double)
+    assert summed_loss(lm, batch, jacobi_passes=3, start=start).item() != pytest.approx(exact.item(), rel=1e-6)
+    found = summed_loss(lm, batch, jacobi_passes=4, start=start)
+    assert found.item() == pytest.approx(exact.item(), rel=1e-6)
+    ours, theirs = gradients(lm, found), gradients(lm, exact)
+    for name, grad in ours.items():
+        torch.testing.assert_close(grad, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_its_own_thoughts_stay_what_they_are_when_refined(family):
+    lm = MODELS[family]().double().eval()
+    batch = batch_of(3, [0, 1, 2, 3])
+    given = {name: batch[name] for name in ("question_ids", "question_mask", "suffix_ids")}
+    common = {"num_thoughts": 3, "layers": [1, 3], "keep_question": True}
+    own = think(lm, **given, **common)
+    refined = think(lm, **given, **common, start=own.thoughts, jacobi_passes=1)
+    assert refined.num_passes == 2
+    torch.testing.assert_close(refined.thoughts, own.thoughts, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(refined.last, own.last, rtol=1e-6, atol=1e-8)
+    for layer, state in own.states.items():
+        torch.testing.assert_close(refined.states[layer], state, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("family", MODELS)
 def test_padding_and_batch_order_change_nothing(family):
     lm = MODELS[family]().double().eval()
     alone = sum(summed_loss(lm, batch_of(2, [i])).item() for i in range(4))

@@ -177,7 +177,9 @@ def test_a_students_curriculum_costs_what_its_stages_cost() -> None:
 def test_teacher_thoughts_take_one_pass() -> None:
     one, many = dry_run_of(thoughts_from="teacher").works()["student"], dry_run_of().works()["student"]
     assert one.operations == pytest.approx(many.operations, rel=0.02)
-    assert one.seconds < many.seconds
+    refined = dry_run_of(thoughts_from="refined").works()["student"]
+    assert one.operations < refined.operations
+    assert one.seconds < refined.seconds < many.seconds
 
 
 def test_half_precision_halves_what_a_block_keeps() -> None:

@@ -61,6 +61,25 @@ def test_the_stages_follow_the_epochs_that_train_is_told(tmp_path: Path):
     assert stages_seen(run, epochs=4) == [0, 0, 1, 1, 2, 2, 2, 2]
 
 
+def test_each_stage_takes_its_share_of_the_updates(tmp_path: Path):
+    run = trainer(tmp_path, distill_alpha=0.0, student_curriculum=(1, 0, 3), arguments={"num_train_epochs": 4, **SGD})
+    assert stages_seen(run) == [0, 0, 2, 2, 2, 2, 2, 2]
+
+
+def test_updates_of_other_stages_are_mixed_in_and_leave_the_optimizer_alone(tmp_path: Path):
+    options: dict[str, Any] = {"distill_alpha": 0.0, "student_curriculum": (1, 1, 6), "uniform_prob": 0.5}
+    run = trainer(tmp_path, arguments={"num_train_epochs": 16}, **options)
+    ages: list[float] = []
+    run.compute_loss = _noting_ages(run, ages)
+    seen = stages_seen(run)
+    scheduled = [run.collator.scheduled_stage(update) for update in range(32)]
+    assert scheduled == [0] * 4 + [1] * 4 + [2] * 24
+    assert seen == [run.collator.stage_at(update) for update in range(32)] != scheduled
+    assert set(seen[8:]) == {0, 1, 2}
+    assert ages == [*range(4), *range(4), *range(24)]
+    assert stages_seen(trainer(tmp_path, distill_alpha=0.0, uniform_prob=0.5, arguments=SGD)) == [2, 2]
+
+
 @pytest.mark.parametrize("positions", ["thoughts+answer", "thoughts"])
 @pytest.mark.parametrize("thoughts_from", ["student", "annealed"])
 def test_in_a_curriculum_an_online_teacher_equals_its_store(positions: str, thoughts_from: str, tmp_path: Path):
@@ -177,6 +196,18 @@ def test_steps_that_are_written_at_first_must_fit_into_the_context(tmp_path: Pat
     trainer(tmp_path, distill_alpha=0.0, train_dataset=[long])
     with pytest.raises(UserError, match=r"1 of 1 problems .* or the steps that earlier stages still write, exceed"):
         trainer(tmp_path, distill_alpha=0.0, train_dataset=[long], student_curriculum=0.5)
+
+
+# Refined thoughts
+
+
+def test_with_as_many_passes_as_thoughts_refining_equals_the_students_own(tmp_path: Path):
+    after = []
+    for options in ({"thoughts_from": "student"}, {"thoughts_from": "refined", "refine_passes": 2}):
+        own = student()
+        trainer(tmp_path, student_model=own, teacher_model=tiny.teacher(), arguments=SGD, **options).train()
+        after.append(weights(own))
+    assert_close(*after)
 
 
 # The course of alpha
@@ -330,6 +361,10 @@ def test_some_of_a_stores_problems_are_as_a_store_of_them(tmp_path: Path):
     [
         ({"student_curriculum": 1.0}, r"student_curriculum is 1\.0; it must be .* at least 0 and below 1"),
         ({"student_curriculum": float("nan")}, "curriculum is nan"),
+        ({"student_curriculum": (1, 1)}, "has 2 values; the stages from 0 to 2 take 3, one each"),
+        ({"student_curriculum": (0, 0, 0)}, "gives each of 3 stages a share of 0"),
+        ({"student_curriculum": 0.5, "uniform_prob": 2.0}, r"uniform_prob is 2\.0"),
+        ({"refine_passes": 2}, 'refine_passes is 2, but thoughts_from is "student"'),
         (
             {"student_curriculum": 0.5, "positions": "all"},
             "steps that the student still writes have no",

@@ -76,7 +76,7 @@ def test_accumulation_changes_nothing_in_the_training_of_a_teacher(uniform_prob:
     assert_close(*after)
 
 
-@pytest.mark.parametrize("thoughts_from", ["student", "teacher", "annealed"])
+@pytest.mark.parametrize("thoughts_from", ["student", "teacher", "annealed", "refined"])
 @pytest.mark.parametrize("positions", ["thoughts+answer", "thoughts", "all"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_an_online_teacher_equals_its_store(family: str, positions: str, thoughts_from: str, tmp_path: Path):
@@ -179,8 +179,8 @@ def test_logged_parts_are_means_over_the_steps_since_the_last_line(tmp_path: Pat
 # Whose thoughts
 
 
-def test_teacher_forced_training_is_one_pass(tmp_path: Path):
-    for thoughts_from, passes in (("teacher", 1), ("student", 3)):
+def test_the_teachers_thoughts_save_passes(tmp_path: Path):
+    for thoughts_from, passes in (("teacher", 1), ("refined", 2), ("student", 3)):
         own = student()
         run = trainer(
             tmp_path,
@@ -209,7 +209,7 @@ def test_annealing_goes_from_the_teachers_thoughts_to_the_students(tmp_path: Pat
     assert sum(taken) / 1000 == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("thoughts_from", ["student", "teacher"])
+@pytest.mark.parametrize("thoughts_from", ["student", "teacher", "refined"])
 def test_projectors_and_thought_adapter_are_trained(thoughts_from: str, tmp_path: Path):
     own = student()
     run = trainer(
@@ -220,7 +220,7 @@ def test_projectors_and_thought_adapter_are_trained(thoughts_from: str, tmp_path
     run.train()
     changed = moved(before, weights(own))
     expected = {f"projectors.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
-    if thoughts_from == "teacher":
+    if thoughts_from != "student":
         expected |= {"thought_adapter.weight", "thought_adapter.bias"}
     assert {name for name in changed if not name.startswith("lm.")} == expected
     assert any("lora_A" in name for name in changed) and any("lora_B" in name for name in changed)

@@ -39,7 +39,7 @@ SelfScale = Literal["problem", "batch", "none"]
 ProjectorInit = Literal["random", "least-squares"]
 StepDecoderKind = Literal["own", "auxiliary"]
 DecoderForm = Literal["curriculum", "both-paths"]
-ThoughtsFrom = Literal["student", "teacher", "annealed"]
+ThoughtsFrom = Literal["student", "teacher", "annealed", "refined"]
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:

@@ -7,12 +7,12 @@ from typing import Any, get_type_hints
 from pydantic import Field, create_model
 
 from lrd_peft.config.both_paths import BothPathsConfig
+from lrd_peft.config.distill_options import DistillConfig
 from lrd_peft.config.fields import Group
 from lrd_peft.config.inputs import DataConfig, ModelConfig, ThinkingConfig
 from lrd_peft.config.messages import expected_value, nearest_setting
 from lrd_peft.config.phases import (
     AdapterConfig,
-    DistillConfig,
     EvaluationConfig,
     OptimizerConfig,
     RunOptions,

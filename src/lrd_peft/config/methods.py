@@ -7,9 +7,9 @@ Formulas and deviations from the papers: docs/methods.md, section 9.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 from lrd_peft.config.choices import AlignTo, Positions
 from lrd_peft.runtime.errors import UserError, nearest
@@ -40,6 +40,47 @@ class StagePlan:
     def rises(self) -> bool:
         """Whether the training goes through several stages."""
         return self.rising_fraction > 0 or bool(self.begins)
+
+    def in_updates(self, num_updates: float) -> dict[str, Any]:
+        """Return when the stages begin in a training of so many updates, as arguments of `StageCollator`."""
+        # 0.28 * 25 is a little over 7.
+        return {
+            "rise_updates": round(self.rising_fraction * num_updates, 6),
+            "begins": tuple(round(num_updates * share, 6) for share in self.begins),
+        }
+
+
+Curriculum = float | tuple[float, ...]
+"""The share of the updates over which the stages follow each other in equal parts, or the share of each stage."""
+
+
+def check_stages(name: str, curriculum: Curriculum, *, last: int) -> None:
+    """Check that the values of a curriculum are one for each stage.
+
+    Args:
+        name: Name of the setting.
+        curriculum: Its value; a single number fits any stages.
+        last: Last stage.
+
+    Raises:
+        ValueError: If they are too few or too many.
+    """
+    if isinstance(curriculum, tuple) and len(curriculum) != last + 1:
+        raise ValueError(f"{name} has {len(curriculum)} values; the stages from 0 to {last} take {last + 1}, one each")
+
+
+def rising_plan(stage: int, thoughts_per_step: int, curriculum: Curriculum) -> StagePlan:
+    """Return the plan of a curriculum that ends at a stage.
+
+    Args:
+        stage: Last stage.
+        thoughts_per_step: Thoughts in place of each step.
+        curriculum: The curriculum; shares of stages are one more than the number of the last.
+    """
+    if not isinstance(curriculum, tuple):
+        return StagePlan(stage, thoughts_per_step, rising_fraction=curriculum)
+    ends = list(accumulate(curriculum))
+    return StagePlan(stage, thoughts_per_step, begins=tuple(end / ends[-1] for end in ends[:-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +173,7 @@ class Method:
         *,
         max_stage: int,
         thoughts_per_step: int,
-        curriculum: float = 0.0,
+        curriculum: Curriculum = 0.0,
         stage_epochs: Sequence[float] = (),
     ) -> StagePlan:
         """Return the curriculum of the student's rows.
@@ -140,7 +181,7 @@ class Method:
         Args:
             max_stage: Last stage of the configuration.
             thoughts_per_step: Thoughts per step of the configuration.
-            curriculum: Rising fraction of a method whose rows hold thoughts only.
+            curriculum: Curriculum of a method whose rows hold thoughts only.
             stage_epochs: Epochs of the teacher's stages, which are the shares of a method that follows its curriculum.
         """
         match self.rows:
@@ -149,13 +190,12 @@ class Method:
             case "stages":
                 return StagePlan(max_stage, 0, rising_fraction=0.5)
             case "thoughts":
-                return StagePlan(max_stage, thoughts_per_step, rising_fraction=curriculum if max_stage else 0.0)
+                return rising_plan(max_stage, thoughts_per_step, curriculum if max_stage else 0.0)
             case "both":
                 return StagePlan(max_stage, thoughts_per_step)
             case "curriculum":
-                ends = list(accumulate(stage_epochs))
-                begins = tuple(end / ends[-1] for end in ends[:-1])
-                return StagePlan(len(ends) - 1, thoughts_per_step, begins=begins, thinking_stages=max_stage)
+                plan = rising_plan(len(stage_epochs) - 1, thoughts_per_step, tuple(stage_epochs))
+                return replace(plan, thinking_stages=max_stage)
             case _:
                 return StagePlan(0, 0)
 

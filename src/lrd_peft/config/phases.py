@@ -8,19 +8,12 @@ from pydantic import AfterValidator, model_validator
 from typing_extensions import Self
 
 from lrd_peft.config.choices import (
-    AlignTo,
-    AlphaSchedule,
-    DistillLoss,
     Dtype,
     EvalSplit,
     ForceMarker,
     LearningRateSchedule,
-    Normalization,
     OptimizerReset,
-    Positions,
-    ProjectorInit,
     TeacherTuning,
-    ThoughtsFrom,
     Tracker,
 )
 from lrd_peft.config.fields import (
@@ -34,7 +27,6 @@ from lrd_peft.config.fields import (
     FractionBelowOne,
     Group,
     Layers,
-    LayersWithRepeats,
     Name,
     Names,
     NamesOrNone,
@@ -45,10 +37,6 @@ from lrd_peft.config.fields import (
     Warmup,
 )
 from lrd_peft.config.methods import METHODS, check_method
-
-SPEC_LAYERS = (8, 9, 10, 11, 12)
-"""Teacher layers that are aligned by default where the teacher has them."""
-NUM_DEFAULT_LAYERS = len(SPEC_LAYERS)
 
 
 class TeacherConfig(Group):
@@ -79,9 +67,12 @@ class TeacherConfig(Group):
     ] = None
     """Epochs of each stage from 0 on, or their shares, in place of the three settings above."""
     uniform_prob: Annotated[
-        Fraction, Affects("teacher", when=("trains_teacher",)), Affects("student", when=("follows_curriculum",))
+        Fraction,
+        Affects("teacher", when=("trains_teacher",)),
+        Affects("student", when=("follows_curriculum",)),
+        Affects("student", when=("draws_stages",)),
     ] = 0.0
-    """Fraction of updates whose stage is drawn from all stages, against forgetting."""
+    """Fraction of updates whose stage is drawn from all stages, against forgetting (student_curriculum too)."""
     teacher_step_loss_weight: Annotated[
         NonNegative, Affects("teacher", when=("trains_latent_teacher", "has_thoughts"), added=0.0)
     ] = 0.0
@@ -160,106 +151,6 @@ class StudentConfig(Group):
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}, but the student is not graded while it "
                 "trains; set eval_steps"
-            )
-        return self
-
-
-class DistillConfig(Group):
-    """Latent distillation, L = alpha * L_distill + (1 - alpha) * L_task: what is aligned, how, and when."""
-
-    distill_alpha: Annotated[Fraction, Affects("student", objectives={"latent"})] = 0.1
-    """Weight alpha of the distillation loss: alpha * L_distill + (1 - alpha) * L_task. 0 needs no teacher or store."""
-    alpha_schedule: Annotated[
-        AlphaSchedule, Affects("student", objectives={"latent"}, when=("aligns",), added="constant")
-    ] = "constant"
-    """Schedule of distill_alpha: constant, linear decay to 0, or linear warm-up from 0."""
-    distill_layers: Annotated[Layers | None, Affects("student", objectives={"latent"}, value="distill.layers")] = None
-    """Teacher layers to align: 0 = embeddings, l = output of block l (default: 8 to 12, or the last five blocks)."""
-    student_layers: Annotated[LayersWithRepeats | None, Affects("student", objectives={"latent"})] = None
-    """Student layer for each of distill_layers (default: same relative depth)."""
-    normalize: Annotated[Normalization, Affects("student", objectives={"latent"})] = "variance"
-    """Scale of each layer's loss: divided by the teacher's variance at the layer, or unscaled."""
-    distill_loss: Annotated[DistillLoss, Affects("student", objectives={"latent"})] = "mse"
-    """Distance between the hidden states of student and teacher."""
-    positions: Annotated[Positions, Affects("store", when=("reads_store",))] = "thoughts+answer"
-    """Positions whose hidden states are stored and aligned."""
-    align_to: Annotated[AlignTo, Affects("store", when=("reads_store",), added="thoughts")] = "thoughts"
-    """Target of each thought: the teacher's thought, or the teacher's state at the end of the written step."""
-    projector_init: Annotated[
-        ProjectorInit, Affects("student", objectives={"latent"}, when=("aligns",), added="random")
-    ] = "random"
-    """Initialization of the width projectors: random, or least squares on the untrained student's states."""
-    thoughts_from: Annotated[ThoughtsFrom, Affects("student", objectives={"latent"})] = "student"
-    """Thoughts that are fed back in training: the student's own, the teacher's, or annealed from teacher to student."""
-    student_curriculum: Annotated[
-        FractionBelowOne, Affects("student", objectives={"latent"}, when=("has_thoughts",), added=0.0)
-    ] = 0.0
-    """Fraction of the updates over which thoughts replace the student's steps one by one (0 = all from the start)."""
-    step_loss_weight: Annotated[
-        NonNegative,
-        Affects("student", objectives={"latent"}, when=("has_thoughts",), added=0.0),
-        Affects("student", objectives={"task"}, when=("follows_curriculum",), added=0.0),
-        Affects("student", objectives={"self"}, when=("has_step_decoder",), added=0.0),
-    ] = 0.0
-    """Weight of the step loss: each replaced step is decoded from its thoughts (SIM-CoT)."""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Teacher layers to align; before the teacher's depth is known, the default stands for 8 to 12."""
-        return self.distill_layers or SPEC_LAYERS
-
-    @property
-    def reads_states(self) -> bool:
-        """Whether the student's training reads the teacher's hidden states."""
-        return self.distill_alpha > 0 or self.thoughts_from != "student"
-
-    def resolved(self, *, teacher_blocks: int) -> Self:
-        """Return the options with `distill_layers` set.
-
-        The default is 8 to 12 where the teacher has these layers, else its last five blocks.
-
-        Raises:
-            ValueError: If `student_layers` does not pair with the layers.
-        """
-        if self.distill_layers is not None:
-            return self
-        layers = SPEC_LAYERS
-        if teacher_blocks < max(SPEC_LAYERS):
-            layers = tuple(range(max(1, teacher_blocks - NUM_DEFAULT_LAYERS + 1), teacher_blocks + 1))
-        return self.checked(**self.model_dump() | {"distill_layers": layers})
-
-    @model_validator(mode="after")
-    def _layers_pair_up(self) -> Self:
-        if self.student_layers is not None and len(self.student_layers) != len(self.layers):
-            raise ValueError(
-                f"student_layers names {len(self.student_layers)} layers and distill_layers {len(self.layers)}; "
-                "each teacher layer needs one student layer"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _positions_have_counterparts(self) -> Self:
-        if self.positions != "all":
-            return self
-        advice = "set positions to thoughts+answer or thoughts"
-        if self.student_curriculum > 0:
-            raise ValueError(
-                f'student_curriculum is {self.student_curriculum}, but positions is "all": the steps that the student '
-                f"still writes have no counterpart in the teacher's thoughts; {advice}, or student_curriculum to 0"
-            )
-        if self.align_to == "steps":
-            raise ValueError(
-                'align_to is "steps", but positions is "all": the tokens of a written step have no counterpart in the '
-                f"student's thoughts; {advice}, or align_to to thoughts"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_text_teacher_has_no_thoughts(self) -> Self:
-        if self.align_to == "steps" and self.thoughts_from != "student":
-            raise ValueError(
-                f'align_to is "steps", but thoughts_from is "{self.thoughts_from}": a teacher that writes its steps '
-                "has no thoughts to feed back; set thoughts_from to student, or align_to to thoughts"
             )
         return self
 

@@ -11,14 +11,14 @@ from typing_extensions import Self
 
 from lrd_peft.config import identity
 from lrd_peft.config.both_paths import BothPathsConfig
+from lrd_peft.config.distill_options import DistillConfig
 from lrd_peft.config.fields import PHASES, Phase
 from lrd_peft.config.flat import GROUPS, OWNERS, FlatConfig
 from lrd_peft.config.inputs import DataConfig, ModelConfig, ThinkingConfig
 from lrd_peft.config.messages import explain
-from lrd_peft.config.methods import METHODS, REFERENCES, Method, StagePlan, TeacherKind
+from lrd_peft.config.methods import METHODS, REFERENCES, Method, StagePlan, TeacherKind, check_stages
 from lrd_peft.config.phases import (
     AdapterConfig,
-    DistillConfig,
     EvaluationConfig,
     OptimizerConfig,
     RunOptions,
@@ -157,11 +157,8 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _a_curriculum_takes_time(self) -> Self:
-        given, last = len(self.stage_epochs), self.thinking.last_stage
-        if given != last + 1:
-            raise ValueError(
-                f"epochs_of_stages has {given} values; the stages from 0 to {last} take {last + 1}, one each"
-            )
+        check_stages("epochs_of_stages", self.stage_epochs, last=self.thinking.last_stage)
+        check_stages("student_curriculum", self.distill.student_curriculum, last=self.thinking.max_stage)
         if self.follows_curriculum and sum(self.stage_epochs) == 0:
             raise ValueError(
                 f'method "{self.student.method}" divides its training as epochs_stage0, epochs_per_stage and '
@@ -196,9 +193,8 @@ class RunConfig(BaseModel):
     @property
     def needed_teacher(self) -> Literal["none"] | TeacherKind:
         """Trained teacher that the method learns from or copies blocks of."""
-        return self.method.needed_teacher(
-            align_to=self.distill.align_to, copies_trained=self.model.student_weights == "trained"
-        )
+        copies = self.model.student_weights == "trained"
+        return self.method.needed_teacher(align_to=self.distill.align_to, copies_trained=copies)
 
     @property
     def stage_plan(self) -> StagePlan:
@@ -209,6 +205,11 @@ class RunConfig(BaseModel):
             curriculum=self.distill.student_curriculum,
             stage_epochs=self.stage_epochs,
         )
+
+    @property
+    def draws_stages(self) -> bool:
+        """Whether the student's stages are mixed with draws from all stages."""
+        return self.follows_curriculum or (self.method.objective == "latent" and self.distill.has_curriculum)
 
     @property
     def stage_epochs(self) -> tuple[float, ...]:
@@ -359,8 +360,7 @@ class RunConfig(BaseModel):
     @property
     def own_problem_limit(self) -> int | None:
         """num_student_problems, or `None` if the student sees the teacher's problems."""
-        limit = self.student.num_student_problems
-        return None if limit == self.data.num_train_problems else limit
+        return limit if (limit := self.student.num_student_problems) != self.data.num_train_problems else None
 
     @property
     def stored_layers(self) -> tuple[int, ...]:

@@ -226,6 +226,8 @@ class ThinkingCore(nn.Module):
         layers: Sequence[int] = (),
         positions: str = "thoughts+answer",
         forced: Float[Tensor, "batch thought hidden"] | None = None,
+        start: Float[Tensor, "batch thought hidden"] | None = None,
+        refine_passes: int = 1,
         with_loss: bool = True,
         with_logits: bool = False,
     ) -> ThinkingOutput:
@@ -249,6 +251,8 @@ class ThinkingCore(nn.Module):
                 predicts the answer's first token, "all" is every position; its mask excludes padding and the first
                 token, an attention sink.
             forced: Inputs to use at the slots instead of the model's own thoughts.
+            start: Inputs from which the model's own thoughts are refined in parallel, not computed one by one.
+            refine_passes: Passes of this refinement.
             with_loss: Compute the loss.
             with_logits: Return the logits at labeled positions.
 
@@ -256,7 +260,8 @@ class ThinkingCore(nn.Module):
             Loss, hidden states and thoughts.
         """
         if row_thoughts is not None:
-            assert not layers and forced is None and not with_logits, "states and logits need equal numbers of thoughts"
+            assert not layers and not with_logits, "states and logits need equal numbers of thoughts"
+            assert forced is None and start is None, "given thoughts need equal numbers of thoughts"
             parts = split_rows(
                 row_thoughts,
                 {
@@ -282,15 +287,16 @@ class ThinkingCore(nn.Module):
             keep_question=keep_all,
             projection=self.projection,
             forced=forced,
-            jacobi_passes=self.options.jacobi_passes,
+            jacobi_passes=self.options.jacobi_passes if start is None else refine_passes,
+            start=start,
             placeholder_id=self.placeholder_id,
             states_only=not (with_loss or with_logits),
         )
         if 0 in thinking.states:
             # The thought itself at each slot: some architectures (GPT-2) add its position in their layer 0.
-            start = question_ids.shape[1] if keep_all else 0
+            before = question_ids.shape[1] if keep_all else 0
             inputs = thinking.states[0]
-            parts = [inputs[:, :start], thinking.thoughts, inputs[:, start + num_thoughts :]]
+            parts = [inputs[:, :before], thinking.thoughts, inputs[:, before + num_thoughts :]]
             thinking.states[0] = torch.cat(parts, dim=1)
         step_loss = step_sums = None
         if step_groups is not None and step_labels is not None and step_places is not None:

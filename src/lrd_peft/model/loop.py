@@ -84,6 +84,7 @@ def think(
     projection: Projection | None = None,
     forced: Float[Tensor, "batch thought hidden"] | None = None,
     jacobi_passes: int | None = None,
+    start: Float[Tensor, "batch thought hidden"] | None = None,
     placeholder_id: int | None = None,
     cache_out: list[GrowingSequence] | None = None,
     states_only: bool = False,
@@ -102,8 +103,9 @@ def think(
         forced: Thoughts to use instead of the model's own. The whole sequence is then one parallel pass.
         jacobi_passes: Refine all thoughts in parallel this many times (PCCoT, arXiv 2506.18582) instead of computing
             them one after another. With as many passes as thoughts the results are equal.
+        start: Thoughts that the refinement starts from. None starts every thought as the first.
         placeholder_id: Token in every slot of a pass before the refinement, whose hidden states the thoughts start
-            from, as in PCCoT's code. None starts every thought as the first.
+            from, as in PCCoT's code.
         cache_out: List that receives the sequence, for decoding to continue (see generation.py).
         states_only: Only thoughts and kept states are needed: the last pass stops after the deepest kept layer.
 
@@ -150,9 +152,16 @@ def think(
             states = {layer: state[:, num_question:] for layer, state in states.items()}
         thoughts, last = slots, hidden[:, num_question - 1 :]
     else:
-        hidden, states = sequence.extend(question, question_mask, padded=padded, keep=keep_question)
+        if start is None:
+            hidden, states = sequence.extend(question, question_mask, padded=padded, keep=keep_question)
+        else:  # the first refinement shares the question's pass
+            assert jacobi_passes is not None, "a start is for thoughts that are refined in parallel"
+            joint = torch.cat([question, start[:, :-1].to(question.dtype)], dim=1)
+            joint_mask = torch.cat([question_mask, slot_mask[:, :-1]], dim=1)
+            hidden, states = sequence.peek(joint, joint_mask, first=num_question, padded=padded, keep=keep_question)
+            states = {layer: state[:, :num_question] for layer, state in states.items()}
         kept = [states] if keep_question else []
-        last_parts = [hidden[:, -1:]]
+        last_parts = [hidden[:, num_question - 1 : num_question]]
         if jacobi_passes is None:
             found = [project(hidden[:, -1:])]
             for _ in range(num_thoughts - 1):
@@ -162,7 +171,7 @@ def think(
                 found.append(project(hidden))
             thoughts, tail = torch.cat(found, dim=1), found[-1]
         else:
-            before = hidden[:, -1:]
+            before = hidden[:, num_question - 1 :]
             if placeholder_id is not None and num_thoughts > 1:
                 before = torch.cat([before, _placeholders(sequence, placeholder_id, slot_mask, padded)], dim=1)
             thoughts = tail = _jacobi(sequence, project, before, slot_mask, jacobi_passes, padded)
@@ -190,10 +199,8 @@ def _placeholders(
     sequence: GrowingSequence, token_id: int, slot_mask: Int[Tensor, "batch thought"], padded: bool
 ) -> Float[Tensor, "batch further hidden"]:
     """Return the last hidden states at all slots but the last, each slot holding the placeholder token."""
-    sequence.mark()
     tokens = sequence.embed(torch.full_like(slot_mask[:, :-1], token_id))
-    hidden, _ = sequence.extend(tokens, slot_mask[:, :-1], padded=padded, keep=False)
-    sequence.rewind()
+    hidden, _ = sequence.peek(tokens, slot_mask[:, :-1], first=0, padded=padded, keep=False)
     return hidden
 
 
@@ -212,9 +219,7 @@ def _jacobi(
     if thoughts.shape[1] == 1:
         thoughts = first.expand(-1, num_thoughts, -1)
     for _ in range(passes - 1):
-        sequence.mark()
-        hidden, _ = sequence.extend(thoughts, slot_mask, padded=padded, keep=False)
-        sequence.rewind()
+        hidden, _ = sequence.peek(thoughts, slot_mask, first=0, padded=padded, keep=False)
         thoughts = torch.cat([first, project(hidden[:, :-1])], dim=1)
     return thoughts
 

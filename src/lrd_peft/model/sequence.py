@@ -71,12 +71,27 @@ class GrowingSequence:
         """Continue with some rows of the batch."""
         raise NotImplementedError
 
-    def mark(self) -> None:
-        """Remember this length for `rewind`."""
-        raise NotImplementedError
+    def peek(
+        self,
+        inputs: Float[Tensor, "batch new hidden"],
+        mask: Int[Tensor, "batch new"],
+        *,
+        first: int,
+        padded: bool,
+        keep: bool,
+    ) -> Passed:
+        """Run one pass over new positions, of which only the first ones become part of the sequence.
 
-    def rewind(self) -> None:
-        """Return to the length that `mark` remembered."""
+        Args:
+            inputs: Input embeddings of the new positions.
+            mask: 1 where they are tokens or thoughts, 0 on padding.
+            first: Number of new positions that stay.
+            padded: Whether any row has padding.
+            keep: Return the kept layers too.
+
+        Returns:
+            Last hidden states of the new positions, and layer -> hidden states.
+        """
         raise NotImplementedError
 
     def _captured(self, keep: bool) -> dict[str, Any]:
@@ -90,7 +105,6 @@ class CachedSequence(GrowingSequence):
         super().__init__(lm, mask, layers=layers)
         self.cache: Any = DynamicCache(config=self.inner.config)
         self.next_position = torch.zeros_like(mask[:, 0])
-        self._marked: tuple[int, Any, Tensor] | None = None
 
     def extend(
         self, inputs: Float[Tensor, "batch new hidden"], mask: Int[Tensor, "batch new"], *, padded: bool, keep: bool
@@ -129,20 +143,32 @@ class CachedSequence(GrowingSequence):
         self.cache.reorder_cache(rows)
         self.mask, self.next_position = self.mask[rows], self.next_position[rows]
 
-    def mark(self) -> None:
+    def peek(
+        self,
+        inputs: Float[Tensor, "batch new hidden"],
+        mask: Int[Tensor, "batch new"],
+        *,
+        first: int,
+        padded: bool,
+        keep: bool,
+    ) -> Passed:
+        if first == inputs.shape[1]:
+            return self.extend(inputs, mask, padded=padded, keep=keep)
         if self.cache.is_croppable:
             self.cache.activate_past_recording()
-        saved = None if self.cache.is_croppable else _copied(self.cache)
-        self._marked = (self.mask.shape[1], saved, self.next_position)
-
-    def rewind(self) -> None:
-        assert self._marked is not None, "rewind comes after mark"
-        length, saved, self.next_position = self._marked
-        if saved is None:
-            self.cache.crop(length - self.mask.shape[1])
-        else:
-            self.cache = saved
-        self.mask = self.mask[:, :length]
+            passed = self.extend(inputs, mask, padded=padded, keep=keep)
+            self.cache.crop(first - inputs.shape[1])
+            self.mask = self.mask[:, : self.mask.shape[1] - inputs.shape[1] + first]
+            self.next_position = self.next_position - mask[:, first:].sum(dim=1)
+            return passed
+        parts = []
+        if first > 0:
+            parts.append(self.extend(inputs[:, :first], mask[:, :first], padded=padded, keep=keep))
+        before = _copied(self.cache), self.mask, self.next_position
+        parts.append(self.extend(inputs[:, first:], mask[:, first:], padded=padded, keep=keep))
+        self.cache, self.mask, self.next_position = before
+        states = {layer: torch.cat([part[1][layer] for part in parts], dim=1) for layer in parts[0][1]}
+        return torch.cat([part[0] for part in parts], dim=1), states
 
 
 class RecomputedSequence(GrowingSequence):
@@ -152,7 +178,6 @@ class RecomputedSequence(GrowingSequence):
         super().__init__(lm, mask, layers=layers)
         self.rows_apart = paths_of(lm).rows_apart
         self.inputs: Tensor | None = None
-        self._marked_length = 0
 
     def extend(
         self, inputs: Float[Tensor, "batch new hidden"], mask: Int[Tensor, "batch new"], *, padded: bool, keep: bool
@@ -199,12 +224,20 @@ class RecomputedSequence(GrowingSequence):
         assert self.inputs is not None, "rows are selected after a pass"
         self.mask, self.inputs = self.mask[rows], self.inputs[rows]
 
-    def mark(self) -> None:
-        self._marked_length = self.mask.shape[1]
-
-    def rewind(self) -> None:
-        assert self.inputs is not None, "rewind comes after a pass"
-        self.mask, self.inputs = self.mask[:, : self._marked_length], self.inputs[:, : self._marked_length]
+    def peek(
+        self,
+        inputs: Float[Tensor, "batch new hidden"],
+        mask: Int[Tensor, "batch new"],
+        *,
+        first: int,
+        padded: bool,
+        keep: bool,
+    ) -> Passed:
+        passed = self.extend(inputs, mask, padded=padded, keep=keep)
+        assert self.inputs is not None
+        length = self.mask.shape[1] - inputs.shape[1] + first
+        self.mask, self.inputs = self.mask[:, :length], self.inputs[:, :length]
+        return passed
 
 
 def start_sequence(

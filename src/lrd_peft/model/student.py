@@ -78,6 +78,7 @@ class StudentModel(ThinkingModel):
         *,
         layer_map: Mapping[int, int] | None = None,
         teacher_thoughts: Float[Tensor, "batch thought teacher_hidden"] | None = None,
+        refine_passes: int = 0,
         **batch: Any,
     ) -> ThinkingOutput:
         """Think through a batch, as `ThinkingCore.forward`.
@@ -87,15 +88,19 @@ class StudentModel(ThinkingModel):
         Args:
             layer_map: Layer of the teacher -> layer of the student. The returned states are then keyed by the
                 teacher's layers and have the teacher's width.
-            teacher_thoughts: Inputs to use at the slots instead of the student's own thoughts.
+            teacher_thoughts: Inputs to use at the slots instead of the student's own thoughts, or
+            refine_passes: from which the student refines its own in parallel, in this many passes.
             batch: Arguments of `ThinkingCore.forward`.
         """
         if layer_map is None:
             return super().forward(**batch)
-        forced = teacher_thoughts
-        if forced is not None and self.thought_adapter is not None:
-            forced = self.thought_adapter(forced)
-        output = super().forward(**batch, layers=sorted(set(layer_map.values())), forced=forced)
+        thoughts = teacher_thoughts
+        if thoughts is not None and self.thought_adapter is not None:
+            thoughts = self.thought_adapter(thoughts)
+        slots: dict[str, Any] = {"forced": thoughts}
+        if refine_passes > 0:
+            slots = {"start": thoughts, "refine_passes": refine_passes}
+        output = super().forward(**batch, layers=sorted(set(layer_map.values())), **slots)
         output.states = {layer: self.project(layer, output.states[own]) for layer, own in layer_map.items()}
         return output
 

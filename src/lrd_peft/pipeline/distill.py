@@ -205,6 +205,7 @@ def _latent_trainer(
         args=args,
         callbacks=epoch_restarts(config, args, num_problems=len(problems if chosen is None else chosen)),
         thoughts_per_step=config.thinking.thoughts_per_step,
+        uniform_prob=config.teacher.uniform_prob if config.draws_stages else 0.0,
         **config.distill.model_dump(),
     )
 
@@ -254,5 +255,5 @@ def _other_trainer(config: RunConfig, run: RunPaths, student: StudentModel, args
         callbacks=epoch_restarts(config, args, num_problems=len(encoded)),
     )
     if config.stage_plan.rises:
-        trainer.add_callback(RestartOptimizer(collator.stage_at))
+        trainer.add_callback(RestartOptimizer(collator.scheduled_stage))
     return trainer

@@ -229,10 +229,9 @@ def student_collator(
         thoughts_per_step=plan.thoughts_per_step,
         thinking_stages=plan.thinking_stages,
         thoughts_fit_steps=config.follows_curriculum and config.thinking.thoughts_fit_steps,
-        uniform_prob=config.teacher.uniform_prob if config.follows_curriculum else 0.0,
+        uniform_prob=config.teacher.uniform_prob if config.draws_stages else 0.0,
         seed=config.run.seed,
-        rise_updates=num_updates * plan.rising_fraction,
-        begins=tuple(round(num_updates * share, 6) for share in plan.begins),  # 0.12 * 50 may be a little over 6
+        **plan.in_updates(num_updates),
     )
 
 

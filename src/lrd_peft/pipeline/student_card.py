@@ -94,8 +94,10 @@ def _details(config: RunConfig) -> dict[str, object]:
         details["distilled layers of the teacher"] = ", ".join(map(str, distill.layers))
         if distill.alpha_schedule != "constant":
             details["schedule of this weight"] = distill.alpha_schedule
-        if distill.student_curriculum > 0:
-            details["share of training in which thoughts replace steps"] = distill.student_curriculum
+        if isinstance(shares := distill.student_curriculum, tuple):
+            details["shares of the stages in which thoughts replace steps"] = ", ".join(f"{x:g}" for x in shares)
+        elif shares > 0:
+            details["share of training in which thoughts replace steps"] = shares
         if distill.step_loss_weight > 0:
             details["weight of the step loss"] = distill.step_loss_weight
     return details

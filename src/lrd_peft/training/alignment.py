@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lrd_peft.config.phases import DistillConfig
+from lrd_peft.config.distill_options import DistillConfig
 from lrd_peft.data.problem import Problem
 from lrd_peft.distillation import map_layers
 from lrd_peft.model.fingerprints import fingerprint_tokenizer
@@ -27,7 +27,9 @@ class AlignmentPlan:
         layer_map: Teacher layer -> student layer, as indices into transformers' `hidden_states`.
         positions: Positions that are compared: `thoughts+answer`, `thoughts` or `all`.
         align_to: What a thought is compared with: the teacher's `thoughts`, or its states at the ends of `steps`.
-        thoughts_from: Whose thoughts fill the student's slots in training: `student`, `teacher` or `annealed`.
+        thoughts_from: Whose thoughts fill the student's slots in training: `student`, `teacher`, `annealed` or
+            `refined`.
+        refine_passes: Parallel passes of `refined`; 0 for the others.
         num_thoughts: Thoughts of both models.
         student_hidden_size: Width of the student.
         teacher_hidden_size: Width of the teacher.
@@ -37,6 +39,7 @@ class AlignmentPlan:
     positions: str
     align_to: str
     thoughts_from: str
+    refine_passes: int
     num_thoughts: int
     student_hidden_size: int
     teacher_hidden_size: int
@@ -119,6 +122,7 @@ def plan_alignment(
         positions=positions,
         align_to=align_to,
         thoughts_from=thoughts_from,
+        refine_passes=config.num_refine_passes,
         num_thoughts=num_thoughts,
         student_hidden_size=student.hidden_size,
         teacher_hidden_size=width,

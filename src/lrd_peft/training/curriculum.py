@@ -153,12 +153,16 @@ class StageCollator:
 
     def stage_at(self, update: int) -> int:
         """Return the stage of an optimizer update, counted from 0."""
-        if self.removal is not None:
-            return self.removal.scheduled(update)
-        if self.uniform_prob > 0:
+        if self.removal is None and self.uniform_prob > 0:
             rng = random.Random(f"{self.seed}/{self.stage}/{update}")
             if rng.random() < self.uniform_prob:
                 return rng.randint(0, self.max_stage)
+        return self.scheduled_stage(update)
+
+    def scheduled_stage(self, update: int) -> int:
+        """Return the stage that an update has where none is drawn."""
+        if self.removal is not None:
+            return self.removal.scheduled(update)
         if self.begins:
             return bisect_right(self.begins, update)
         if update < self.rise_updates:

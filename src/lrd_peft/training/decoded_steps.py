@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrd_peft.config.phases import DistillConfig
+from lrd_peft.config.distill_options import DistillConfig
 from lrd_peft.data.collate import IGNORED
 from lrd_peft.distillation import LossTerms
 from lrd_peft.model.step_decoder import StepDecoder

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lrd_peft.config.phases import DistillConfig, StudentConfig
+from lrd_peft.config.distill_options import DistillConfig
+from lrd_peft.config.phases import StudentConfig
 from lrd_peft.data.collate import IGNORED, to_device
 from lrd_peft.distillation import (
     LatentDistillationLoss,
@@ -166,6 +167,7 @@ class LatentObjective:
             layer_map=self.plan.layer_map,
             positions=self.plan.positions,
             teacher_thoughts=thoughts if self.feeds_teacher_thoughts() else None,
+            refine_passes=self.plan.refine_passes,
         )
         matched, mask = self.states.match(teacher, batch, output)
         # There is no position at all where no problem has written steps.
@@ -184,10 +186,10 @@ class LatentObjective:
         return self.alpha * {"constant": 1.0, "falling": 1.0 - done, "rising": done}[self.alpha_schedule]
 
     def feeds_teacher_thoughts(self) -> bool:
-        """Return whether the teacher's thoughts fill the student's slots at the current update."""
+        """Return whether the student gets the teacher's thoughts at the current update."""
         if self.plan.thoughts_from == "annealed":
             return random.Random(f"{self.seed}/{self.progress()[0]}").random() >= self._share_done()
-        return self.plan.thoughts_from == "teacher"
+        return self.plan.thoughts_from in ("teacher", "refined")
 
     def _share_done(self) -> float:
         done, total = self.progress()

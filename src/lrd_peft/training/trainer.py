@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from lrd_peft.config.methods import check_stages, rising_plan
 from lrd_peft.data.rows import as_problems
 from lrd_peft.lora import create_lora_model
 from lrd_peft.model.loop import unwrap
@@ -110,7 +111,7 @@ class LRDPEFTTrainer(ThinkingTrainer):
         args = copy.copy(args) if args is not None else default_arguments(evaluate=eval_dataset is not None)
         args.remove_unused_columns = False
         check_supported(args)
-        self.distillation, thoughts_per_step = distillation_options(args, distillation)
+        self.distillation, rows = distillation_options(args, distillation)
         config = self.distillation
         self._columns = columns
         problems = as_problems(train_dataset, columns=columns)
@@ -137,15 +138,19 @@ class LRDPEFTTrainer(ThinkingTrainer):
                 progress=lambda: (self.state.global_step, self.state.max_steps),
                 seed=args.seed,
             )
-        has_curriculum = config.student_curriculum > 0
-        collator = last_stage(student, thoughts_per_step=thoughts_per_step, with_steps=config.step_loss_weight > 0)
-        items = encode_items(collator, [problems[i] for i in chosen], whose="student", all_stages=has_curriculum)
+        collator = last_stage(student, thoughts_per_step=rows.thoughts_per_step, with_steps=config.step_loss_weight > 0)
+        try:
+            check_stages("student_curriculum", config.student_curriculum, last=collator.stage)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        uniform_prob = rows.uniform_prob if config.has_curriculum else 0.0
+        items = encode_items(collator, [problems[i] for i in chosen], whose="student", all_stages=config.has_curriculum)
         self._held_out_collator = collator
         super().__init__(
             student,
             objective=objective,
             items=[replace(item, index=i) for item, i in zip(items, chosen, strict=True)],
-            collator=collator,
+            collator=replace(collator, uniform_prob=uniform_prob, seed=args.seed),
             args=args,
             eval_items=self._encode_held_out(eval_dataset),
             label="student",
@@ -157,8 +162,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         self._is_prepared = False
         if optimizers[0] is not None:
             self._check_optimizer()
-        if has_curriculum:
-            self.add_callback(RestartOptimizer(lambda update: self.collator.stage_at(update)))
+        if config.has_curriculum:
+            self.add_callback(RestartOptimizer(lambda update: self.collator.scheduled_stage(update)))
 
     @property
     def layer_map(self) -> dict[int, int]:
@@ -220,10 +225,10 @@ class LRDPEFTTrainer(ThinkingTrainer):
             self.args.num_train_epochs, self.args.max_steps = epochs, -1
         if learning_rate is not None:
             self.args.learning_rate = learning_rate
-        if self.distillation.student_curriculum > 0:
-            rise = self.distillation.student_curriculum * count_updates(self.args, len(self.items))
-            # 0.28 * 25 is a little over 7.
-            self.data_collator = replace(self.collator, rise_updates=round(rise, 9))
+        if self.distillation.has_curriculum:
+            plan = rising_plan(self.collator.stage, 1, self.distillation.student_curriculum)
+            updates = count_updates(self.args, len(self.items))
+            self.data_collator = replace(self.collator, **plan.in_updates(updates))
         # A second call would continue with the optimizer and the learning rate of the first.
         self.optimizer, self.lr_scheduler = self._optimizers
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainingArguments
 
-from lrd_peft.config.phases import DistillConfig
+from lrd_peft.config.distill_options import DistillConfig
+from lrd_peft.config.phases import TeacherConfig
 from lrd_peft.runtime.errors import UserError, nearest
 
 
@@ -34,12 +35,14 @@ class LRDPEFTConfig(TrainingArguments):
             `steps`.
         projector_init: Initialization of the projectors between different widths: `random` or `least-squares`.
         thoughts_from: Whose thoughts are fed back in training: `student`, `teacher`, or `annealed` from teacher to
-            student.
+            student, or `refined` from the teacher's by the student in parallel.
+        refine_passes: Parallel passes of `thoughts_from="refined"`; as many as thoughts give the student's own.
         student_curriculum: Fraction of the updates over which thoughts replace steps one by one, in [0, 1); 0 uses all
-            thoughts from the start.
+            thoughts from the start. Or the share of each stage, from the one with all steps written on.
         step_loss_weight: Weight of the step loss: each replaced step is decoded from its last thought (SIM-CoT, arXiv
             2509.20317).
         thoughts_per_step: Thoughts that replace one step. Used by `student_curriculum` and `step_loss_weight`.
+        uniform_prob: Fraction of updates whose stage is drawn from all stages. Used by `student_curriculum`.
 
     Raises:
         UserError: If an option is out of range, or two options contradict each other.
@@ -73,9 +76,13 @@ class LRDPEFTConfig(TrainingArguments):
     align_to: str = field(default="thoughts", metadata={"help": "What each thought is aligned to."})
     projector_init: str = field(default="random", metadata={"help": "Initialization of the projectors."})
     thoughts_from: str = field(default="student", metadata={"help": "Thoughts that are fed back in training."})
-    student_curriculum: float = field(default=0.0, metadata={"help": "Fraction of updates with a rising stage."})
+    refine_passes: int = field(default=1, metadata={"help": "Parallel passes of thoughts_from refined."})
+    student_curriculum: float | Sequence[float] = field(
+        default=0.0, metadata={"help": "Fraction of updates with a rising stage, or the share of each stage."}
+    )
     step_loss_weight: float = field(default=0.0, metadata={"help": "Weight of the step loss."})
     thoughts_per_step: int = field(default=1, metadata={"help": "Thoughts that replace one step."})
+    uniform_prob: float = field(default=0.0, metadata={"help": "Fraction of updates at a stage drawn from all."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,6 +95,13 @@ class LRDPEFTConfig(TrainingArguments):
             UserError: If an option is out of range, or two options contradict each other.
         """
         return _checked({name: getattr(self, name) for name in DISTILL_OPTIONS})
+
+
+class RowOptions(NamedTuple):
+    """Options of a student's training rows that the configuration keeps with the teacher's."""
+
+    thoughts_per_step: int
+    uniform_prob: float
 
 
 DISTILL_OPTIONS = tuple(DistillConfig.model_fields)
@@ -106,7 +120,7 @@ def default_arguments(*, evaluate: bool) -> LRDPEFTConfig:
     )
 
 
-def distillation_options(args: TrainingArguments, keywords: Mapping[str, Any]) -> tuple[DistillConfig, int]:
+def distillation_options(args: TrainingArguments, keywords: Mapping[str, Any]) -> tuple[DistillConfig, RowOptions]:
     """Combine the options of the arguments with keywords, which take precedence.
 
     Args:
@@ -114,12 +128,12 @@ def distillation_options(args: TrainingArguments, keywords: Mapping[str, Any]) -
         keywords: Distillation options by name.
 
     Returns:
-        The options, and the thoughts per step.
+        The options, and those of the rows.
 
     Raises:
         UserError: If a keyword is unknown or a value is out of range.
     """
-    known = (*DISTILL_OPTIONS, "thoughts_per_step")
+    known = (*DISTILL_OPTIONS, *RowOptions._fields)
     for name in keywords:
         if name not in known:
             raise UserError(
@@ -127,14 +141,15 @@ def distillation_options(args: TrainingArguments, keywords: Mapping[str, Any]) -
                 f"{', '.join(known)}; training arguments go into args=LRDPEFTConfig(...)"
             )
     values = {name: getattr(args, name) for name in known if hasattr(args, name)} | dict(keywords)
-    thoughts_per_step = values.pop("thoughts_per_step", 1)
-    return _checked(values), thoughts_per_step
+    rows = RowOptions(values.pop("thoughts_per_step", 1), values.pop("uniform_prob", 0.0))
+    TeacherConfig.checked(uniform_prob=rows.uniform_prob)
+    return _checked(values), rows
 
 
 def _checked(values: Mapping[str, Any]) -> DistillConfig:
-    # Any sequence of layers is accepted, a range too.
-    layers = ("distill_layers", "student_layers")
-    lists = {name: tuple(values[name]) for name in layers if values.get(name) is not None}
+    # Any sequence is accepted, a range too.
+    names = ("distill_layers", "student_layers", "student_curriculum")
+    lists = {name: tuple(values[name]) for name in names if isinstance(values.get(name), Sequence)}
     return DistillConfig.checked(**{**values, **lists})
 
 

@@ -218,9 +218,10 @@ class DryRun:
         options: dict[str, Any] = {"with_logits": config.method.objective == "tokens"}
         if self.teacher is not None and config.method.objective == "latent" and config.distill.reads_states:
             options |= {"layer_map": dict.fromkeys(config.distill.layers, 1), "positions": config.distill.positions}
-            if config.distill.thoughts_from == "teacher":
+            if config.distill.thoughts_from in ("teacher", "refined"):
                 shape = (config.student.batch_size, batch["num_thoughts"], self.teacher.hidden_size)
                 options["teacher_thoughts"] = torch.empty(shape, device=_META, dtype=_dtype(model))
+                options["refine_passes"] = config.distill.num_refine_passes
         return self._trained_on(model, collator, batch, **options)
 
     def _student(self) -> Work:
