@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("Decode a student's thoughts and compare its layers with the teacher's."),
     "ablate": Command("Replace a model's thoughts and see what its answers lose."),
     "probe": Command("Read intermediate results in a model's hidden states, with controls."),
+    "parallel": Command("Refine a model's thoughts in parallel: accuracy against passes."),
     "compare": Command("Compare two runs problem by problem (McNemar)."),
     "show": Command("Print the results of a finished run."),
     "verify": Command("Check every file of a run folder for damage."),

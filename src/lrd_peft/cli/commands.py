@@ -60,7 +60,7 @@ class Inspect:
 
 @dataclass(frozen=True)
 class _LatentModels:
-    """What `lrd ablate` and `lrd probe` look at."""
+    """What `lrd ablate`, `lrd probe` and `lrd parallel` look at."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """Run folder, or a saved model that thinks, such as tiny-latent-student."""
@@ -106,6 +106,25 @@ class Probe(_LatentModels):
             self.run, models=self.models, dataset=self.dataset, num_problems=self.num_problems, output=self.output
         )
         _print_found(map(probe_text, found.found), path)
+
+
+@dataclass(frozen=True)
+class Parallel(_LatentModels):
+    """`lrd parallel`."""
+
+    num_problems: Annotated[int, arg(metavar="INT")] = 300
+    """Held-out problems of each data set."""
+    output: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: RUN)")] = None
+    """Folder for parallel.json."""
+
+    def __call__(self) -> None:
+        from lrd_peft.pipeline.parallel import refine_run
+        from lrd_peft.report.thought_tables import parallel_text
+
+        found, path = refine_run(
+            self.run, models=self.models, dataset=self.dataset, num_problems=self.num_problems, output=self.output
+        )
+        _print_found(map(parallel_text, found.found), path)
 
 
 @dataclass(frozen=True)
@@ -230,6 +249,7 @@ KINDS: dict[str, type[Any]] = {
     "inspect": Inspect,
     "ablate": Ablate,
     "probe": Probe,
+    "parallel": Parallel,
     "compare": Compare,
     "show": Show,
     "verify": Verify,

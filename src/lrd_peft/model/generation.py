@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lrd_peft.data.collate import left_pad
 from lrd_peft.data.encoding import Encoder
 from lrd_peft.model.inspection import context_length
-from lrd_peft.model.loop import Projection, Thinking, head_logits, think, unwrap
+from lrd_peft.model.loop import Projection, Thinking, ThoughtStart, head_logits, think, unwrap
 from lrd_peft.model.options import ThinkingOptions
 from lrd_peft.runtime.errors import UserError
 
@@ -45,6 +45,21 @@ class Generated:
     thought_probabilities: tuple[tuple[float, ...], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """How thoughts are refined in parallel.
+
+    Attributes:
+        passes: Passes at most after the question's, as `jacobi_passes` of `think`.
+        start: As in `think`.
+        tolerance: As in `think`.
+    """
+
+    passes: int
+    start: ThoughtStart | None = None
+    tolerance: float | None = None
+
+
 @torch.no_grad()
 def decode_batch(
     lm: nn.Module,
@@ -58,6 +73,8 @@ def decode_batch(
     projection: Projection | None = None,
     jacobi_passes: int | None = None,
     placeholder_id: int | None = None,
+    start: ThoughtStart | None = None,
+    tolerance: float | None = None,
     thoughts: Float[Tensor, "batch thought hidden"] | None = None,
     thinking_out: list[Thinking] | None = None,
     top_tokens: int = 0,
@@ -76,6 +93,8 @@ def decode_batch(
         projection: As in `think`.
         jacobi_passes: As in `think`.
         placeholder_id: As in `think`.
+        start: As in `think`.
+        tolerance: As in `think`.
         thoughts: Thoughts to use instead of the model's own; they then take one parallel pass.
         thinking_out: List that receives the result of `think`.
         top_tokens: Number of tokens to report for each slot, as read by the LM head.
@@ -101,6 +120,8 @@ def decode_batch(
         forced=thoughts,
         jacobi_passes=jacobi_passes,
         placeholder_id=placeholder_id,
+        start=start,
+        tolerance=tolerance,
         cache_out=kept,
     )
     if thinking_out is not None:
@@ -151,6 +172,7 @@ def decode_batch(
         state, _ = sequence.extend(sequence.embed(best_id[:, None]), ones, padded=padded, keep=False)
         hidden = state[:, -1]
     results = []
+    passes = [thinking.num_passes] * num_rows if thinking.row_passes is None else thinking.row_passes.tolist()
     for row in range(num_rows):
         num_tokens = len(tokens[row]) + (row in done)
         results.append(
@@ -159,7 +181,7 @@ def decode_batch(
                 probabilities=tuple(probabilities[row]),
                 num_tokens=num_tokens,
                 num_thoughts=num_thoughts,
-                num_passes=thinking.num_passes + max(0, num_tokens - 1),
+                num_passes=passes[row] + max(0, num_tokens - 1),
                 finished=row in done,
                 thought_tokens=tops[row],
                 thought_probabilities=shares[row],
@@ -238,6 +260,7 @@ def answer_batch(
     top_tokens: int = 0,
     num_thoughts: int | None = None,
     thoughts: Float[Tensor, "batch thought hidden"] | None = None,
+    refinement: Refinement | None = None,
     thinking_out: list[Thinking] | None = None,
 ) -> list[Generated]:
     """Answer a batch of questions after thoughts or in text.
@@ -253,6 +276,7 @@ def answer_batch(
         top_tokens: Number of tokens to report for each slot.
         num_thoughts: Number of thoughts; None for the model's own.
         thoughts: Thoughts of each question to use instead of the model's own. `num_thoughts` must be their number.
+        refinement: How thoughts are refined in parallel, in place of the model's own way of thinking.
         thinking_out: List that receives what was thought, of the questions that fit.
 
     Returns:
@@ -283,8 +307,10 @@ def answer_batch(
         max_new_tokens=max_new_tokens,
         eos_id=end_tokens(model.lm, model.tokenizer),
         projection=model.projection,
-        jacobi_passes=model.options.jacobi_passes,
+        jacobi_passes=model.options.jacobi_passes if refinement is None else refinement.passes,
         placeholder_id=model.placeholder_id,
+        start=None if refinement is None else refinement.start,
+        tolerance=None if refinement is None else refinement.tolerance,
         thoughts=None if thoughts is None else thoughts[fitting].to(model.device),
         thinking_out=thinking_out,
         top_tokens=top_tokens,

@@ -28,6 +28,8 @@ from lrd_peft.model.sequence import GrowingSequence, start_sequence
 from lrd_peft.runtime.errors import UserError
 
 Projection = Callable[[Tensor], Tensor]
+# The first thought, [batch, 1, hidden], -> where the refinement of all begins, [batch, thought, hidden].
+ThoughtStart = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,14 @@ class Thinking:
         states: Layer -> hidden states at the N + S positions of slots and suffix, preceded by the question's if it was
             kept.
         num_passes: Sequential model passes.
+        row_passes: Those that each row needed, where a tolerance decides.
     """
 
     thoughts: Float[Tensor, "batch thought hidden"]
     last: Float[Tensor, "batch position hidden"]
     states: dict[int, Float[Tensor, "batch kept hidden"]]
     num_passes: int
+    row_passes: Int[Tensor, " batch"] | None = None
 
 
 def check_layers(lm: nn.Module, layers: Sequence[int]) -> None:
@@ -84,7 +88,8 @@ def think(
     projection: Projection | None = None,
     forced: Float[Tensor, "batch thought hidden"] | None = None,
     jacobi_passes: int | None = None,
-    start: Float[Tensor, "batch thought hidden"] | None = None,
+    start: Float[Tensor, "batch thought hidden"] | ThoughtStart | None = None,
+    tolerance: float | None = None,
     placeholder_id: int | None = None,
     cache_out: list[GrowingSequence] | None = None,
     states_only: bool = False,
@@ -103,7 +108,9 @@ def think(
         forced: Thoughts to use instead of the model's own. The whole sequence is then one parallel pass.
         jacobi_passes: Refine all thoughts in parallel this many times (PCCoT, arXiv 2506.18582) instead of computing
             them one after another. With as many passes as thoughts the results are equal.
-        start: Thoughts that the refinement starts from. None starts every thought as the first.
+        start: Thoughts that the refinement starts from, or a function that makes them of the first thought. None starts
+            every thought as the first.
+        tolerance: A row is refined no further once no thought of it changes by more than this fraction of its norm.
         placeholder_id: Token in every slot of a pass before the refinement, whose hidden states the thoughts start
             from, as in PCCoT's code.
         cache_out: List that receives the sequence, for decoding to continue (see generation.py).
@@ -141,6 +148,7 @@ def think(
     ones = torch.ones_like(question_mask[:, :1])
     slot_mask, suffix_mask = ones.expand(-1, num_thoughts), ones.expand(-1, suffix_ids.shape[1])
     num_question = question_ids.shape[1]
+    row_passes = None
 
     if num_thoughts == 0 or forced is not None:
         slots = question[:, :0] if forced is None else forced.to(question.dtype)
@@ -152,7 +160,7 @@ def think(
             states = {layer: state[:, num_question:] for layer, state in states.items()}
         thoughts, last = slots, hidden[:, num_question - 1 :]
     else:
-        if start is None:
+        if not isinstance(start, Tensor):
             hidden, states = sequence.extend(question, question_mask, padded=padded, keep=keep_question)
         else:  # the first refinement shares the question's pass
             assert jacobi_passes is not None, "a start is for thoughts that are refined in parallel"
@@ -174,7 +182,11 @@ def think(
             before = hidden[:, num_question - 1 :]
             if placeholder_id is not None and num_thoughts > 1:
                 before = torch.cat([before, _placeholders(sequence, placeholder_id, slot_mask, padded)], dim=1)
-            thoughts = tail = _jacobi(sequence, project, before, slot_mask, jacobi_passes, padded)
+            thoughts = project(before)
+            if not (start is None or isinstance(start, Tensor)):
+                thoughts = start(thoughts)
+            thoughts, refined = _jacobi(sequence, project, thoughts, slot_mask, jacobi_passes, padded, tolerance)
+            tail, row_passes = thoughts, refined if refined is None else refined + 2
         inputs = torch.cat([tail, suffix], dim=1)
         mask = torch.cat([slot_mask[:, : tail.shape[1]], suffix_mask], dim=1)
         hidden, states = _last_pass(sequence, inputs, mask, padded=padded, states_only=states_only)
@@ -183,7 +195,7 @@ def think(
         states = {layer: torch.cat([part[layer] for part in kept], dim=1) for layer in layers}
     if cache_out is not None:
         cache_out.append(sequence)
-    return Thinking(thoughts=thoughts, last=last, states=states, num_passes=sequence.num_passes)
+    return Thinking(thoughts, last, states, num_passes=sequence.num_passes, row_passes=row_passes)
 
 
 def _last_pass(
@@ -207,21 +219,35 @@ def _placeholders(
 def _jacobi(
     sequence: GrowingSequence,
     project: Projection,
-    start: Float[Tensor, "batch start hidden"],
+    thoughts: Float[Tensor, "batch start hidden"],
     slot_mask: Int[Tensor, "batch thought"],
     passes: int,
     padded: bool,
-) -> Float[Tensor, "batch thought hidden"]:
-    """Refine all thoughts in parallel. The caller's pass over slots and suffix is the last of the passes."""
-    num_thoughts = slot_mask.shape[1]
-    thoughts = project(start)
+    tolerance: float | None,
+) -> tuple[Float[Tensor, "batch thought hidden"], Int[Tensor, " batch"] | None]:
+    """Refine all thoughts in parallel; with a tolerance, also count how often each row was refined.
+
+    The caller's pass over slots and suffix is the last of the passes. The first thought is final from the beginning; a
+    start with one thought puts it into every slot.
+    """
     first = thoughts[:, :1]
     if thoughts.shape[1] == 1:
-        thoughts = first.expand(-1, num_thoughts, -1)
+        thoughts = first.expand(-1, slot_mask.shape[1], -1)
+    changes = torch.ones_like(slot_mask[:, 0], dtype=torch.bool)
+    counts = torch.zeros_like(slot_mask[:, 0])
     for _ in range(passes - 1):
         hidden, _ = sequence.peek(thoughts, slot_mask, first=0, padded=padded, keep=False)
-        thoughts = torch.cat([first, project(hidden[:, :-1])], dim=1)
-    return thoughts
+        refined = torch.cat([first, project(hidden[:, :-1])], dim=1)
+        if tolerance is None:
+            thoughts = refined
+            continue
+        counts = counts + changes
+        moved = (refined - thoughts).norm(dim=-1) > tolerance * refined.norm(dim=-1)
+        thoughts = torch.where(changes[:, None, None], refined, thoughts)
+        changes = changes & moved.any(dim=1)
+        if not bool(changes.any()):
+            break
+    return thoughts, None if tolerance is None else counts
 
 
 def gather_positions(

@@ -8,17 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from lrd_peft.config import RunConfig, load_config
-from lrd_peft.data import load_problems
 from lrd_peft.evaluation.ablation import ablate
 from lrd_peft.evaluation.ablation_results import Ablation, Ablations
-from lrd_peft.evaluation.score import written_limit
-from lrd_peft.pipeline.evaluate import load_method
-from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, some_training_problems
-from lrd_peft.pipeline.latent_models import chosen_methods, look_at, saved_model, write_found
+from lrd_peft.pipeline.from_config import NUM_LENGTH_PROBLEMS
+from lrd_peft.pipeline.latent_models import Subject, look_at, subject_of_saved_model, subjects_of_run, write_found
 from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
 from lrd_peft.pipeline.student_card import update_student_card
 from lrd_peft.runtime.errors import UserError
-from lrd_peft.runtime.processes import device_of
 
 NUM_PROBLEMS = 300
 
@@ -73,39 +69,32 @@ def ablate_method(config: RunConfig, run: RunPaths) -> Path | None:
 
 
 def _of_saved_model(target: str, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:
-    model, dataset = saved_model(target, models=models, dataset=dataset)
-    if not model.is_saved:
-        raise UserError(
-            f"{target} is a plain language model that has not learned to think; name a run, or a model that it saved"
-        )
-    problems = load_problems(dataset, split="test", limit=num_problems, seed=HELD_OUT_SEED).problems
-    limit = written_limit(model, problems, thinking=True)
-    found = ablate(model, problems, name=Path(target).name, dataset=dataset, max_new_tokens=limit)
-    return f"{Path(target).name}, {len(problems)} test problems of {dataset}", (found,)
+    source, subject = subject_of_saved_model(
+        target, models=models, dataset=dataset, num_problems=num_problems, num_training=0
+    )
+    return source, (_ablate(subject),)
 
 
 def _of_run(config: RunConfig, run: RunPaths, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:
-    names = chosen_methods(config, run, models, verb="ablate")
-    datasets = config.evaluated_datasets if dataset is None else (dataset,)
-    split, limit = config.evaluation.eval_split, config.evaluation.num_eval_problems
-    found = []
-    for name in names:
-        model = load_method(name, config, run).eval().to(device_of(config.run.device))
-        max_new_tokens = config.evaluation.max_new_tokens or written_limit(
-            model, some_training_problems(config), thinking=True
-        )
-        for each in datasets:
-            problems = held_out(config, each, split=split, limit=min(num_problems, limit or num_problems)).problems
-            found.append(
-                ablate(
-                    model,
-                    problems,
-                    name=name,
-                    dataset=each,
-                    batch_size=config.evaluation.eval_batch_size,
-                    max_new_tokens=max_new_tokens,
-                    seed=config.run.seed,
-                )
-            )
-    source = f"{', '.join(names)}, seed {config.run.seed}, {split} problems of {', '.join(datasets)}"
-    return source, tuple(found)
+    source, subjects = subjects_of_run(
+        config,
+        run,
+        models=models,
+        dataset=dataset,
+        num_problems=num_problems,
+        num_training=NUM_LENGTH_PROBLEMS,
+        verb="ablate",
+    )
+    return source, tuple(map(_ablate, subjects))
+
+
+def _ablate(subject: Subject) -> Ablation:
+    return ablate(
+        subject.model,
+        subject.problems,
+        name=subject.name,
+        dataset=subject.dataset,
+        batch_size=subject.batch_size,
+        max_new_tokens=subject.max_new_tokens,
+        seed=subject.seed,
+    )

@@ -34,6 +34,8 @@ from lrd_peft.training.curriculum import StageCollator
 from lrd_peft.training.sampling import updates_per_epoch
 from lrd_peft.training.token_removal import TokenRemoval
 
+NUM_LENGTH_PROBLEMS = 300
+"""Training problems of each data set that the length of answers is estimated from."""
 # The same held-out problems for every seed of a run.
 HELD_OUT_SEED = 0
 
@@ -114,8 +116,8 @@ def training_problems(config: RunConfig, model: ThinkingModel, *, student: bool 
 
 
 def some_training_problems(config: RunConfig) -> Sequence[Problem]:
-    """Return up to 300 training problems of each data set, to estimate the length of answers."""
-    return train_split(config, limit=min(300, config.data.num_train_problems or 300))
+    """Return some training problems of each data set, to estimate the length of answers."""
+    return train_split(config, limit=min(NUM_LENGTH_PROBLEMS, config.data.num_train_problems or NUM_LENGTH_PROBLEMS))
 
 
 def held_out(config: RunConfig, name: str, *, split: str, limit: int | None) -> ProblemSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,18 +11,23 @@ import torch
 
 from lrd_peft.config import RunConfig, load_config
 from lrd_peft.config.methods import METHODS
-from lrd_peft.data import Problem
+from lrd_peft.data import Problem, load_problems
 from lrd_peft.data.collate import Row
+from lrd_peft.evaluation.score import written_limit
 from lrd_peft.model.inspection import context_length
 from lrd_peft.model.loop import unwrap
 from lrd_peft.model.student import StudentModel
 from lrd_peft.model.thinking_model import ThinkingModel
-from lrd_peft.pipeline.evaluate import missing_model
-from lrd_peft.pipeline.from_config import quiet_libraries
+from lrd_peft.pipeline.evaluate import load_method, missing_model
+from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, quiet_libraries, train_split
 from lrd_peft.pipeline.run_folder import RunPaths
 from lrd_peft.runtime.errors import UserError, nearest
 from lrd_peft.runtime.json_files import FileData, write_json_atomic
+from lrd_peft.runtime.processes import device_of
 from lrd_peft.training.curriculum import items, thinking_rows
+
+# Problems per batch of a model that is not part of a run.
+_BATCH_SIZE = 64
 
 _Found = TypeVar("_Found", bound=FileData)
 
@@ -108,6 +113,98 @@ def _thinking(config: RunConfig, run: RunPaths) -> Iterator[str]:
         lacking = not run.student.is_dir() if method.trains_student else missing_model(name, config, run)
         if method.thinks and config.has_thoughts and not lacking:
             yield name
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model that thinks, and the held-out problems that it is looked at with.
+
+    Attributes:
+        name: Method, or name of the model.
+        model: The model, in evaluation mode.
+        dataset: Name of the data set.
+        problems: Held-out problems.
+        training: Some training problems.
+        batch_size: Problems per batch.
+        max_new_tokens: Maximum number of tokens per answer.
+        seed: Seed of draws.
+    """
+
+    name: str
+    model: ThinkingModel
+    dataset: str
+    problems: Sequence[Problem]
+    training: Sequence[Problem]
+    batch_size: int
+    max_new_tokens: int
+    seed: int = 0
+
+
+def subjects_of_run(
+    config: RunConfig,
+    run: RunPaths,
+    *,
+    models: Sequence[str],
+    dataset: str | None,
+    num_problems: int,
+    num_training: int,
+    verb: str,
+) -> tuple[str, Iterator[Subject]]:
+    """Return the models of a run that think with each of its data sets, and a text that names both.
+
+    Args:
+        config: Configuration of the run.
+        run: Its folder.
+        models: Methods that were asked for (empty: each that thinks and has its model).
+        dataset: Data set (None: those that the run was evaluated on).
+        num_problems: Held-out problems of each set.
+        num_training: Training problems of each set.
+        verb: What is done to the models, for the message of an error.
+    """
+    names = chosen_methods(config, run, models, verb=verb)
+    datasets = config.evaluated_datasets if dataset is None else (dataset,)
+    options = config.evaluation
+    split, limit = options.eval_split, min(num_problems, options.num_eval_problems or num_problems)
+
+    def subjects() -> Iterator[Subject]:
+        training = train_split(config, limit=min(num_training, config.data.num_train_problems or num_training))
+        for name in names:
+            model = load_method(name, config, run).eval().to(device_of(config.run.device))
+            max_new_tokens = options.max_new_tokens or written_limit(model, training, thinking=True)
+            for each in datasets:
+                problems = held_out(config, each, split=split, limit=limit).problems
+                yield Subject(
+                    name, model, each, problems, training, options.eval_batch_size, max_new_tokens, config.run.seed
+                )
+
+    return f"{', '.join(names)}, seed {config.run.seed}, {split} problems of {', '.join(datasets)}", subjects()
+
+
+def subject_of_saved_model(
+    target: str, *, models: Sequence[str], dataset: str | None, num_problems: int, num_training: int
+) -> tuple[str, Subject]:
+    """Return a model that is not part of a run with test problems of a data set, and a text that names both.
+
+    Args:
+        target: Its folder, hub id or embedded name.
+        models: Methods that were asked for, which such a model does not have.
+        dataset: Data set that was asked for.
+        num_problems: Test problems.
+        num_training: Training problems.
+
+    Raises:
+        UserError: If methods were asked for, or no data set, or the model has not learned to think.
+    """
+    model, dataset = saved_model(target, models=models, dataset=dataset)
+    if not model.is_saved:
+        raise UserError(
+            f"{target} is a plain language model that has not learned to think; name a run, or a model that it saved"
+        )
+    problems = load_problems(dataset, split="test", limit=num_problems, seed=HELD_OUT_SEED).problems
+    training = load_problems(dataset, split="train", limit=num_training).problems if num_training else ()
+    limit = written_limit(model, problems, thinking=True)
+    subject = Subject(Path(target).name, model, dataset, problems, training, _BATCH_SIZE, limit)
+    return f"{subject.name}, {len(problems)} test problems of {dataset}", subject
 
 
 def rows_before_answers(model: ThinkingModel, problems: Sequence[Problem], *, num_thoughts: int) -> list[Row]:

@@ -36,7 +36,7 @@ COMMANDS: dict[Phase, str] = {
 }
 # Files in the run folder itself whose checksums files.json holds.
 SEALED = ("config.yaml", "evaluation.json", "record.json")
-ABLATION, PROBES = "ablation.json", "probe.json"
+ABLATION, PROBES, PARALLEL = "ablation.json", "probe.json", "parallel.json"
 
 
 def wanted_looks(config: RunConfig) -> dict[str, int]:

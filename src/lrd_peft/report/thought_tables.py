@@ -11,6 +11,7 @@ from rich.table import Table as TerminalTable
 
 from lrd_peft.evaluation.ablation_results import Ablated, Ablation
 from lrd_peft.evaluation.metrics import wilson
+from lrd_peft.evaluation.parallel_results import ParallelThoughts
 from lrd_peft.evaluation.probe_results import Probed, ProbedTarget
 from lrd_peft.report.run_summary import table_text
 from lrd_peft.report.study_records import CellLooks
@@ -179,6 +180,39 @@ def probe_text(probed: Probed) -> str:
     """Return the same for a terminal, with the verdict below it."""
     lines = [_shown(f"{probed.model} on {probed.dataset}", probe_table(probed)), _told(probed.verdict())]
     return "\n".join([*lines, *(f"not probed: {reason}" for reason in probed.skipped)])
+
+
+def parallel_text(found: ParallelThoughts) -> str:
+    """Return what parallel refinement gave for a terminal, with the verdict below it."""
+    whole, before = found.sequential, found.num_thoughts + 1
+    rows = [("one after another", "", f"{before:.1f}", f"{whole.accuracy:.1%}", _interval(whole.interval), "", "", "0")]
+    for row in found.rows:
+        until = f"{row.max_passes + 1} passes" if row.tolerance is None else f"change below {row.tolerance:g}"
+        accuracy = row.accuracy
+        rows.append(
+            (
+                row.start,
+                until,
+                f"{row.mean_passes:.1f}",
+                f"{accuracy.accuracy:.1%}",
+                _interval(accuracy.interval),
+                p_text(row.p_value),
+                f"{row.num_changed / accuracy.n:.0%}",
+                f"{row.distance:.3f}",
+            )
+        )
+    note = (
+        f"{whole.n} held-out problems; mean and linear starts fitted on {found.num_fitted} training problems. Passes: "
+        "before the answer's first token, the question's included. p: McNemar's exact test against sequential "
+        "thoughts. Distance: mean squared distance from these, divided by their variance."
+    )
+    table = Table(header=_PARALLEL_HEADER, rows=tuple(rows), note="")
+    left_out = f"{found.num_too_long} problems exceed the model's context" if found.num_too_long else ""
+    title = f"{found.model} on {found.dataset}"
+    return "\n".join(filter(None, (_shown(title, table), textwrap.fill(note, 118), left_out, _told(found.verdict()))))
+
+
+_PARALLEL_HEADER = ("start", "until", "passes", "accuracy", "95% interval", "p", "answers changed", "distance")
 
 
 def _probed_row(probed: Probed, target: ProbedTarget) -> tuple[str, ...]:

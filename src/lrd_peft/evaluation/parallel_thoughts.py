@@ -1,0 +1,209 @@
+"""Answering with thoughts that are refined together, in fewer sequential passes than there are thoughts.
+
+Thought j depends on the thoughts before it only, so from any start it is the sequential one after j refinements (Song
+et al., arXiv 2002.03629). How many refinements the answers need depends on the start:
+
+    first     the first thought in every slot, as in PCCoT (arXiv 2506.18582)
+    mean      each slot's mean thought over training problems
+    linear    a linear map of the first thought, fitted to the sequential thoughts of training problems by ridge
+              regression
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lrd_peft.data.encoding import MARKER
+from lrd_peft.data.problem import Problem
+from lrd_peft.evaluation.answers import Grade, grade, kind_of
+from lrd_peft.evaluation.metrics import Accuracy, mcnemar
+from lrd_peft.evaluation.parallel_results import ParallelThoughts, RefinedRow
+from lrd_peft.model.generation import Refinement, answer_batch
+from lrd_peft.model.inspection import context_length
+from lrd_peft.model.loop import Thinking, ThoughtStart, unwrap
+from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.runtime.errors import UserError
+from lrd_peft.runtime.progress import Progress
+
+# Relative changes at which a problem's refinement stops.
+TOLERANCES = (0.3, 0.1, 0.03, 0.01)
+# Ridge, as a fraction of the mean square of the first thought's components.
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class LinearStart:
+    """Makes all thoughts of the first one.
+
+    Attributes:
+        weight: Maps of the further thoughts.
+        bias: Their values where the first thought is 0.
+    """
+
+    weight: Float[Tensor, "further hidden hidden"]
+    bias: Float[Tensor, "further hidden"]
+
+    @classmethod
+    def fit(cls, thoughts: Float[Tensor, "problem thought hidden"]) -> LinearStart:
+        """Fit the maps to sequential thoughts by ridge regression."""
+        thoughts = thoughts.double()
+        first, others = thoughts[:, 0], thoughts[:, 1:]
+        mean, goal = first.mean(dim=0), others.mean(dim=0)
+        centered = first - mean
+        gram = centered.T @ centered
+        gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        weight = torch.linalg.solve(gram, torch.einsum("pi,pjo->ijo", centered, others - goal).flatten(1))
+        weight = weight.unflatten(1, others.shape[1:]).permute(1, 0, 2)
+        return cls(weight.float(), (goal - torch.einsum("i,jio->jo", mean, weight)).float())
+
+    @classmethod
+    def mean(cls, thoughts: Float[Tensor, "problem thought hidden"]) -> LinearStart:
+        """Return the start that is each slot's mean."""
+        goal = thoughts[:, 1:].float().mean(dim=0)
+        return cls(goal.new_zeros(*goal.shape, goal.shape[-1]), goal)
+
+    def __call__(self, first: Float[Tensor, "batch 1 hidden"]) -> Float[Tensor, "batch thought hidden"]:
+        weight, bias = self.weight.to(first), self.bias.to(first)
+        others = torch.einsum("bi,jio->bjo", first[:, 0], weight) + bias
+        return torch.cat([first, others], dim=1)
+
+
+def refine(
+    model: ThinkingModel,
+    problems: Sequence[Problem],
+    *,
+    training: Sequence[Problem],
+    name: str,
+    dataset: str,
+    batch_size: int = 64,
+    max_new_tokens: int = 32,
+) -> ParallelThoughts:
+    """Answer problems after sequential thoughts, and after thoughts refined in parallel.
+
+    Args:
+        model: A model that thinks one thought after another, in evaluation mode.
+        problems: Held-out problems.
+        training: Training problems, on which the starts are fitted.
+        name: What the model is called in the result.
+        dataset: Name of the data set.
+        batch_size: Problems per batch; results do not depend on it.
+        max_new_tokens: Maximum number of tokens per answer.
+
+    Raises:
+        UserError: If the model has fewer than two thoughts or refines them in parallel anyway, or no problem fits.
+
+    Example:
+        >>> from lrd_peft import TeacherModel, load_problems
+        >>> from lrd_peft.evaluation.parallel_thoughts import refine
+        >>> teacher = TeacherModel.from_pretrained("tiny-graph-teacher")
+        >>> some = load_problems("graph-mini", split="train", limit=16)
+        >>> held_out = load_problems("graph-mini", split="test", limit=8)
+        >>> found = refine(teacher, held_out, training=some, name="teacher", dataset="graph-mini")
+        >>> {row.start for row in found.rows} == {"first", "mean", "linear"}
+        True
+    """
+    count = model.options.num_thoughts
+    if count < 2:
+        raise UserError(f"{name} has {count} thoughts; parallel refinement needs at least 2")
+    if model.options.jacobi_passes is not None:
+        raise UserError(f"{name} was trained to refine its thoughts in parallel; only sequential thoughts are compared")
+    num_given = len(problems)
+    problems, training = (_fitting(model, each, max_new_tokens=max_new_tokens) for each in (problems, training))
+    if not problems or not training:
+        raise UserError("no problem fits into the model's context with its thoughts and answer")
+    ways: list[tuple[str, ThoughtStart | None, int, float | None]] = []
+    with Progress(f"{name} on {dataset}, training problems", total=len(training), unit="problems") as progress:
+        thoughts = _Run(model, training, batch_size=batch_size, max_new_tokens=1)(None, progress)[1]
+    starts = {"first": None, "mean": LinearStart.mean(thoughts), "linear": LinearStart.fit(thoughts)}
+    for start, made in starts.items():
+        ways += [(start, made, passes, None) for passes in range(1, count + 1)]
+        ways += [(start, made, count, tolerance) for tolerance in TOLERANCES]
+    run = _Run(model, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    rows = []
+    total = len(problems) * (1 + len(ways))
+    with Progress(f"{name} on {dataset}", total=total, unit="problems") as progress:
+        sequential, thoughts, _ = run(None, progress)
+        variance = (thoughts - thoughts.mean(dim=0)).square().mean(dim=(0, 2))[1:].clamp(min=1e-12)
+        right = [each.right for each in sequential]
+        for number, (start, made, passes, tolerance) in enumerate(ways, start=1):
+            graded, refined, taken = run(Refinement(passes, made, tolerance), progress, number * len(problems))
+            changed = (refined - thoughts).square().mean(dim=(0, 2))[1:]
+            rows.append(
+                RefinedRow(
+                    start=start,
+                    max_passes=passes,
+                    tolerance=tolerance,
+                    accuracy=Accuracy.of([each.right for each in graded]),
+                    mean_passes=sum(taken) / len(taken),
+                    p_value=mcnemar([each.right for each in graded], right).p_value,
+                    num_changed=sum(a.predicted != b.predicted for a, b in zip(graded, sequential, strict=True)),
+                    distance=round(float((changed / variance).mean()), 6),
+                )
+            )
+    return ParallelThoughts(
+        model=name,
+        dataset=dataset,
+        num_thoughts=count,
+        num_fitted=len(training),
+        sequential=Accuracy.of(right),
+        rows=tuple(rows),
+        num_too_long=num_given - len(problems),
+    )
+
+
+def _fitting(model: ThinkingModel, problems: Sequence[Problem], *, max_new_tokens: int) -> list[Problem]:
+    context = context_length(unwrap(model.lm).config)
+    if context is None:
+        return list(problems)
+    room = context - model.options.num_thoughts - len(model.encoder.marker) - max_new_tokens
+    return [each for each in problems if len(model.encoder.prompt(each.question_text)) <= room]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Answers fixed problems after thoughts that are made one way or another."""
+
+    model: ThinkingModel
+    problems: Sequence[Problem]
+    batch_size: int
+    max_new_tokens: int
+
+    def __call__(
+        self, refinement: Refinement | None, progress: Progress, done: int = 0
+    ) -> tuple[list[Grade], Float[Tensor, "problem thought hidden"], list[int]]:
+        """Return the graded answers, the thoughts and the passes before the answer's first token.
+
+        Args:
+            refinement: How thoughts are refined; None makes them one after another.
+            progress: Progress line.
+            done: What it shows as done before.
+        """
+        count = self.model.options.num_thoughts
+        graded: dict[int, Grade] = {}
+        thoughts = torch.empty(len(self.problems), count, self.model.hidden_size)
+        passes = [0] * len(self.problems)
+        order = sorted(range(len(self.problems)), key=lambda i: len(self.problems[i].question_text))
+        for first in range(0, len(order), self.batch_size):
+            rows = order[first : first + self.batch_size]
+            thinking: list[Thinking] = []
+            written = answer_batch(
+                self.model,
+                [self.problems[i].question_text for i in rows],
+                thinking=True,
+                max_new_tokens=self.max_new_tokens,
+                refinement=refinement,
+                thinking_out=thinking,
+            )
+            thoughts[rows] = thinking[0].thoughts.float().cpu()
+            for i, row in zip(rows, written, strict=True):
+                text = str(self.model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+                text = MARKER + text if self.model.options.force_marker else text
+                graded[i] = grade(kind_of(self.problems[i]), text, self.problems[i].answer)
+                passes[i] = row.num_passes - max(0, row.num_tokens - 1)
+            progress.update(done + first + len(rows))
+        return [graded[i] for i in range(len(self.problems))], thoughts, passes
