@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from lrd_peft.model.generation import decode_batch
 from lrd_peft.model.loop import unwrap
 from lrd_peft.pipeline.dry_run.memory_use import TrainingMemory
 from lrd_peft.pipeline.dry_run.meter import H100, Accelerator
-from lrd_peft.pipeline.dry_run.phase_work import DryRun, Lengths
+from lrd_peft.pipeline.dry_run.phase_work import DryRun, Lengths, _by_stage
 from lrd_peft.pipeline.dry_run.weightless import weightless_student, weightless_teacher
 from lrd_peft.pipeline.from_config import student_options, thinking_options, with_lora
 from lrd_peft.training.curriculum import StageCollator, items
@@ -172,6 +173,16 @@ def test_a_students_curriculum_costs_what_its_stages_cost() -> None:
     assert student(num_student_problems=20) == pytest.approx(whole / 4)
     assert student(max_steps=20) == pytest.approx(whole)
     assert student(num_student_problems=1000) == pytest.approx(whole)
+
+
+def test_a_training_of_millions_of_updates_is_split_by_its_shares() -> None:
+    model = StudentModel("tiny-student")
+    collator = StageCollator(model, 2, max_stage=2, thoughts_per_step=1, begins=(300_000, 1_200_000))
+    found = [(one.stage, count) for one, count in _by_stage(collator, 3_000_000)]
+    assert [stage for stage, _ in found] == [0, 1, 2]
+    assert [count for _, count in found] == pytest.approx([300_000, 900_000, 1_800_000], rel=1e-3)
+    few = [count for _, count in _by_stage(replace(collator, begins=(1, 3)), 7.5)]
+    assert few == pytest.approx([7.5 / 8, 2 * 7.5 / 8, 5 * 7.5 / 8])
 
 
 def test_teacher_thoughts_take_one_pass() -> None:

@@ -26,6 +26,7 @@ from lrd_peft.training.curriculum import StageCollator, items
 
 _META = torch.device("meta")
 _MOST_LEVELS = 8  # of removed tokens, that are measured
+_MOST_UPDATES = 20_000  # of a training, whose stages are looked at; a training can have millions
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,14 +308,15 @@ class DryRun:
 def _by_stage(collator: StageCollator, num_updates: float) -> list[tuple[StageCollator, float]]:
     """Split a training's updates by their stage: a collator that stays at the stage, and the number of its updates."""
     whole = math.ceil(num_updates)
-    counts = Counter(collator.stage_at(update) for update in range(whole))
+    looked_at = range(0, whole, math.ceil(whole / _MOST_UPDATES) or 1)
+    counts = Counter(collator.stage_at(update) for update in looked_at)
     if collator.removal is not None:  # the work is nearly linear in the tokens: a few numbers of them stand for all
         width = max(1, math.ceil(collator.stage / _MOST_LEVELS))
         merged: Counter[int] = Counter()
         for stage, count in counts.items():
             merged[min(collator.stage, round(stage / width) * width)] += count
         counts = merged
-    return [(collator.fixed(stage), count * num_updates / whole) for stage, count in sorted(counts.items())]
+    return [(collator.fixed(stage), count * num_updates / len(looked_at)) for stage, count in sorted(counts.items())]
 
 
 def _loss(output: Any) -> Tensor:
