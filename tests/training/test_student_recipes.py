@@ -198,18 +198,6 @@ def test_steps_that_are_written_at_first_must_fit_into_the_context(tmp_path: Pat
         trainer(tmp_path, distill_alpha=0.0, train_dataset=[long], student_curriculum=0.5)
 
 
-# Refined thoughts
-
-
-def test_with_as_many_passes_as_thoughts_refining_equals_the_students_own(tmp_path: Path):
-    after = []
-    for options in ({"thoughts_from": "student"}, {"thoughts_from": "refined", "refine_passes": 2}):
-        own = student()
-        trainer(tmp_path, student_model=own, teacher_model=tiny.teacher(), arguments=SGD, **options).train()
-        after.append(weights(own))
-    assert_close(*after)
-
-
 # The course of alpha
 
 

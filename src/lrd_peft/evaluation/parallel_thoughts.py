@@ -27,6 +27,7 @@ from lrd_peft.model.generation import Refinement, answer_batch
 from lrd_peft.model.inspection import context_length
 from lrd_peft.model.loop import Thinking, ThoughtStart, unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
+from lrd_peft.model.thought_distance import relative_distance
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.progress import Progress
 
@@ -128,11 +129,9 @@ def refine(
     total = len(problems) * (1 + len(ways))
     with Progress(f"{name} on {dataset}", total=total, unit="problems") as progress:
         sequential, thoughts, _ = run(None, progress)
-        variance = (thoughts - thoughts.mean(dim=0)).square().mean(dim=(0, 2))[1:].clamp(min=1e-12)
         right = [each.right for each in sequential]
         for number, (start, made, passes, tolerance) in enumerate(ways, start=1):
             graded, refined, taken = run(Refinement(passes, made, tolerance), progress, number * len(problems))
-            changed = (refined - thoughts).square().mean(dim=(0, 2))[1:]
             rows.append(
                 RefinedRow(
                     start=start,
@@ -142,7 +141,7 @@ def refine(
                     mean_passes=sum(taken) / len(taken),
                     p_value=mcnemar([each.right for each in graded], right).p_value,
                     num_changed=sum(a.predicted != b.predicted for a, b in zip(graded, sequential, strict=True)),
-                    distance=round(float((changed / variance).mean()), 6),
+                    distance=round(relative_distance(refined, thoughts), 6),
                 )
             )
     return ParallelThoughts(

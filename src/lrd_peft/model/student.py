@@ -93,7 +93,7 @@ class StudentModel(ThinkingModel):
             batch: Arguments of `ThinkingCore.forward`.
         """
         if layer_map is None:
-            return super().forward(**batch)
+            return super().forward(**batch, refine_passes=max(1, refine_passes))
         thoughts = teacher_thoughts
         if thoughts is not None and self.thought_adapter is not None:
             thoughts = self.thought_adapter(thoughts)

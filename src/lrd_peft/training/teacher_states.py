@@ -15,12 +15,14 @@ from torch import Tensor
 from lrd_peft.data.collate import suffix_mask, to_device
 from lrd_peft.data.problem import Problem
 from lrd_peft.model.core import ThinkingOutput
+from lrd_peft.model.student import StudentModel
 from lrd_peft.model.teacher import TeacherModel
+from lrd_peft.model.thought_distance import relative_distance
 from lrd_peft.runtime.processes import is_main
 from lrd_peft.runtime.progress import Progress
 from lrd_peft.store import Store
 from lrd_peft.training.alignment import AlignmentPlan
-from lrd_peft.training.curriculum import Item, encode_items, last_stage
+from lrd_peft.training.curriculum import Item, StageCollator, encode_items, last_stage
 
 # Problems in one batch of the pass that measures the variance.
 _VARIANCE_BATCH = 32
@@ -126,6 +128,29 @@ class TeacherStates:
         if self.plan.positions == "all" and self.store is not None:
             states = {layer: _place(state, output.valid) for layer, state in states.items()}
         return states, output.mask
+
+    @torch.no_grad()
+    def distance_of_refined(
+        self, student: StudentModel, items: Sequence[Item], collator: StageCollator, *, batch_size: int
+    ) -> float:
+        """Return how far a student's refined thoughts are from its sequential ones (see `relative_distance`).
+
+        Args:
+            student: A student whose thoughts are refined from the teacher's in training.
+            items: Some of the training problems.
+            collator: Collator of the last stage.
+            batch_size: Problems per batch.
+        """
+        found: dict[int, list[Tensor]] = {0: [], self.plan.refine_passes: []}
+        for start in range(0, len(items), batch_size):
+            batch = to_device(collator(items[start : start + batch_size]), student.device)
+            _, thoughts = self.read(batch)
+            for passes, parts in found.items():
+                given = {"teacher_thoughts": thoughts, "refine_passes": passes} if passes else {}
+                output = student(**batch, layer_map=self.plan.layer_map, with_loss=False, **given)
+                parts.append(output.thoughts.float().cpu())
+        sequential, refined = (torch.cat(parts) for parts in found.values())
+        return relative_distance(refined, sequential)
 
     def variance(self) -> dict[int, float]:
         """Return the teacher's variance at each layer over the training problems.

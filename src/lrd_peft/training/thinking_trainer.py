@@ -301,7 +301,7 @@ class ThinkingTrainer(ResumableTrainer):
     def curve(self) -> list[dict[str, Any]]:
         """Return the log of the training: update, loss and its parts; without times, so that equal runs are equal."""
         kept = ("step", "epoch", "loss", "task", "written", "distill", "step_loss")
-        kept += ("learning_rate", "grad_norm", "eval_loss", "eval_accuracy")
+        kept += ("learning_rate", "grad_norm", "eval_loss", "eval_accuracy", "eval_thought_distance")
         rows = []
         for row in self.state.log_history:
             chosen = {name: float(row[name]) for name in row if name in kept or name.startswith("distill_layer_")}

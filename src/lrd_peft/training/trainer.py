@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from lrd_peft.config.methods import check_stages, rising_plan
 from lrd_peft.data.rows import as_problems
@@ -28,6 +29,7 @@ from lrd_peft.model.student import StudentModel
 from lrd_peft.model.teacher import TeacherModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.runtime.errors import UserError
+from lrd_peft.runtime.processes import is_sharded
 from lrd_peft.store import Store
 from lrd_peft.training.alignment import AlignmentPlan, attach_projectors, plan_alignment
 from lrd_peft.training.callbacks import RestartOptimizer
@@ -40,6 +42,9 @@ from lrd_peft.training.thinking_trainer import ThinkingTrainer
 from lrd_peft.training.training_arguments import check_supported, default_arguments, distillation_options
 
 logger = logging.getLogger(__name__)
+
+# Training problems whose refined thoughts are compared with sequential ones.
+_NUM_COMPARED = 256
 
 Model = TypeVar("Model", bound=ThinkingModel)
 
@@ -245,6 +250,27 @@ class LRDPEFTTrainer(ThinkingTrainer):
         if not problems:
             raise UserError("eval_dataset is empty; there is nothing to evaluate on")
         return encode_items(replace(self._held_out_collator, with_steps=False), problems, whose="student")
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Measure what `ThinkingTrainer` measures, and `thought_distance` where thoughts are refined in training.
+
+        That is how far the refined thoughts of some training problems are from the student's sequential ones (see
+        `relative_distance`). Left out before the training, and while weights are sharded.
+        """
+        result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        refines = self._is_prepared and self.plan is not None and self.plan.refine_passes > 0
+        if refines and isinstance(self.objective, LatentObjective) and not is_sharded():
+            was_training = self.student.training
+            distance = self.objective.states.distance_of_refined(
+                self.student.eval(),
+                self.items[:_NUM_COMPARED],
+                self._held_out_collator,
+                batch_size=self.args.eval_batch_size,
+            )
+            self.student.train(was_training)
+            assert result.metrics is not None
+            result.metrics[f"{metric_key_prefix}_thought_distance"] = distance
+        return result
 
     def push_to_hub(self, *_: Any, **__: Any) -> Any:
         """Refuse: the student uploads itself."""
