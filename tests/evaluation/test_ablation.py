@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lrd_peft.data.problem import Problem
 from lrd_peft.data.problem_sets import load_problems
-from lrd_peft.evaluation.ablation import _Answers, ablate
+from lrd_peft.evaluation.ablation import ablate, first_tokens
 from lrd_peft.evaluation.ablation_results import Ablated, Ablation, Ablations
+from lrd_peft.evaluation.answers import grade, kind_of
 from lrd_peft.evaluation.interventions import interventions
 from lrd_peft.evaluation.metrics import Accuracy
-from lrd_peft.evaluation.score import score
-from lrd_peft.model.generation import answer_batch
+from lrd_peft.evaluation.score import grade_written, score
+from lrd_peft.evaluation.thought_answers import ThoughtAnswers
+from lrd_peft.model.generation import Generated, answer_batch
 from lrd_peft.model.loop import unwrap
 from lrd_peft.model.options import ThinkingOptions
 from lrd_peft.model.student import StudentModel
@@ -204,16 +207,28 @@ def test_own_thoughts_given_back_change_nothing_however_they_are_made(
         torch.manual_seed(0)
         for weight in model.projection.parameters():  # type: ignore[union-attr]
             torch.nn.init.normal_(weight, std=0.1)
-    answers = _Answers(model, PROBLEMS, batch_size=5, max_new_tokens=4)
+    answers = ThoughtAnswers(model, PROBLEMS, batch_size=5, max_new_tokens=4)
     with torch.no_grad():
         for rows in answers.batches():
-            without, own = answers.given(rows, None, 3)
-            given, forced = answers.given(rows, own.thoughts, 3)
-            _, moved = answers.given(rows, own.thoughts + 1, 3)
-            natural, again, other = (answers.first_tokens(each.last[:, -1]) for each in (own, forced, moved))
+            without, own = answers.given(rows, num_thoughts=3)
+            given, forced = answers.given(rows, thoughts=own.thoughts, num_thoughts=3)
+            _, moved = answers.given(rows, thoughts=own.thoughts + 1, num_thoughts=3)
+            natural, again, other = (first_tokens(model, each.last[:, -1]) for each in (own, forced, moved))
             assert torch.allclose(natural, again, atol=1e-4)
             assert not torch.allclose(natural, other, atol=1e-2)
             assert without == given
+
+
+def test_a_marker_that_the_model_writes_itself_is_read_as_its_own() -> None:
+    options = ThinkingOptions(num_thoughts=3, force_marker=False, answer_marker="so it is ")
+    model = StudentModel("tiny-student", options=options)
+    tokens = tuple(model.tokenizer.encode("3 + 4 = 7 so it is 9 pens 12", add_special_tokens=False))
+    row = Generated(tokens, (1.0,) * len(tokens), len(tokens), num_thoughts=3, num_passes=4, finished=True)
+    problem = Problem("a", "How many?", (), "9")
+    text, found = grade_written(model, problem, row, forced=False)
+    assert (found.predicted, found.right) == ("9", True) and "###" in text
+    plain = grade(kind_of(problem), str(model.tokenizer.decode(list(tokens))), "9")
+    assert not plain.right
 
 
 def test_a_plain_model_has_no_thoughts_of_its_own() -> None:

@@ -77,7 +77,7 @@ class DistillConfig(Group):
     @property
     def has_curriculum(self) -> bool:
         """Whether thoughts replace the student's steps one by one."""
-        return self.student_curriculum not in (0, ())
+        return self.student_curriculum != 0
 
     @property
     def num_refine_passes(self) -> int:

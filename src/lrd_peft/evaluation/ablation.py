@@ -11,22 +11,19 @@ marker itself is compared at the first token that it writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrd_peft.data.encoding import MARKER
 from lrd_peft.data.problem import Problem
 from lrd_peft.evaluation.ablation_results import Ablated, Ablation
 from lrd_peft.evaluation.answers import grade, kind_of
 from lrd_peft.evaluation.interventions import Intervention, interventions
 from lrd_peft.evaluation.metrics import Accuracy, mcnemar
-from lrd_peft.model.generation import answer_batch
-from lrd_peft.model.inspection import context_length
-from lrd_peft.model.loop import Thinking, head_logits, unwrap
+from lrd_peft.evaluation.thought_answers import ThoughtAnswer, ThoughtAnswers, problems_that_fit
+from lrd_peft.model.loop import head_logits, unwrap
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.progress import Progress
@@ -72,22 +69,20 @@ def ablate(
     count = model.options.num_thoughts
     if count == 0:
         raise UserError(f"{name} has no thoughts to replace: it was trained with 0")
-    context = context_length(unwrap(model.lm).config)
-    room = None if context is None else context - count - _NUM_MORE - len(model.encoder.marker) - max_new_tokens
     num_given = len(problems)
-    problems = [each for each in problems if room is None or len(model.encoder.prompt(each.question_text)) <= room]
+    problems = problems_that_fit(model, problems, num_thoughts=count + _NUM_MORE, max_new_tokens=max_new_tokens)
     if len(problems) < 2:
         raise UserError(
             f"an ablation needs at least two problems that fit into the model's context; {len(problems)} do"
         )
-    answers = _Answers(model, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    answers = ThoughtAnswers(model, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
     with torch.no_grad(), Progress(f"{name} on {dataset}", total=len(problems) * 2, unit="problems") as progress:
-        untouched: dict[int, _Given] = {}
+        untouched: dict[int, ThoughtAnswer] = {}
         thoughts = torch.empty(len(problems), count, model.hidden_size)
         # The state that predicts the answer's first token; its distribution would take a vocabulary for each problem.
         states = torch.empty(len(problems), model.hidden_size, dtype=unwrap(model.lm).dtype)
         for rows in answers.batches():
-            given, thinking = answers.given(rows, None, count)
+            given, thinking = answers.given(rows, num_thoughts=count)
             untouched |= given
             thoughts[rows], states[rows] = thinking.thoughts.float().cpu(), thinking.last[:, -1].cpu()
             progress.update(len(untouched))
@@ -97,20 +92,20 @@ def ablate(
         planned = interventions(
             thoughts, filler=filler, golds=[each.answer for each in problems], seed=seed, num_more=_NUM_MORE
         )
-        changed: list[dict[int, _Given]] = [{} for _ in planned]
+        changed: list[dict[int, ThoughtAnswer]] = [{} for _ in planned]
         divergence: list[dict[int, float]] = [{} for _ in planned]
         done = len(problems)
         for rows in answers.batches():
-            expected = answers.first_tokens(states[rows])
+            expected = first_tokens(model, states[rows])
             for plan, given, distances in zip(planned, changed, divergence, strict=True):
                 places = [place for place, row in enumerate(rows) if plan.possible(row)]
                 chosen = [rows[place] for place in places]
                 if not chosen:
                     continue
                 new = None if plan.replace is None else plan.replace(chosen)
-                answered, thinking = answers.given(chosen, new, plan.num_thoughts)
+                answered, thinking = answers.given(chosen, thoughts=new, num_thoughts=plan.num_thoughts)
                 given |= answered
-                before, after = expected[places], answers.first_tokens(thinking.last[:, -1])
+                before, after = expected[places], first_tokens(model, thinking.last[:, -1])
                 kl = (before.exp() * (before - after)).sum(dim=-1)
                 distances |= dict(zip(chosen, kl.tolist(), strict=True))
             done += len(rows)
@@ -130,59 +125,16 @@ def ablate(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    text: str
-    predicted: str | None
-    right: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """Answers and distributions of a model on fixed problems, by their indices."""
-
-    model: ThinkingModel
-    problems: Sequence[Problem]
-    batch_size: int
-    max_new_tokens: int
-
-    def batches(self) -> Iterator[list[int]]:
-        order = sorted(range(len(self.problems)), key=lambda i: len(self.problems[i].question_text))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
-
-    def given(self, rows: list[int], thoughts: Tensor | None, num_thoughts: int) -> tuple[dict[int, _Given], Thinking]:
-        """Return the graded answers after thoughts, and what was thought."""
-        thinking: list[Thinking] = []
-        written = answer_batch(
-            self.model,
-            [self.problems[i].question_text for i in rows],
-            thinking=True,
-            force_marker=self.model.options.force_marker,
-            max_new_tokens=self.max_new_tokens,
-            num_thoughts=num_thoughts,
-            thoughts=thoughts,
-            thinking_out=thinking,
-        )
-        found = {}
-        for i, row in zip(rows, written, strict=True):
-            text = str(self.model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-            if self.model.options.force_marker:
-                text = MARKER + text
-            graded = grade(kind_of(self.problems[i]), text, self.problems[i].answer)
-            found[i] = _Given(text, graded.predicted, graded.right)
-        return found, thinking[0]
-
-    def first_tokens(self, states: Float[Tensor, "problem hidden"]) -> Float[Tensor, "problem vocabulary"]:
-        """Return the log-probabilities of the first answer token from the states that predict it."""
-        return head_logits(self.model.lm, states.to(self.model.device)).float().log_softmax(dim=-1)
+def first_tokens(model: ThinkingModel, states: Float[Tensor, "problem hidden"]) -> Float[Tensor, "problem vocabulary"]:
+    """Return the log-probabilities of the first answer token from the states that predict it."""
+    return head_logits(model.lm, states.to(model.device)).float().log_softmax(dim=-1)
 
 
 def _row(
     plan: Intervention,
     problems: Sequence[Problem],
-    untouched: dict[int, _Given],
-    given: dict[int, _Given],
+    untouched: dict[int, ThoughtAnswer],
+    given: dict[int, ThoughtAnswer],
     distances: dict[int, float],
 ) -> Ablated:
     places = sorted(given)

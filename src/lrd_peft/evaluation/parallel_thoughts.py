@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrd_peft.data.encoding import MARKER
 from lrd_peft.data.problem import Problem
-from lrd_peft.evaluation.answers import Grade, grade, kind_of
 from lrd_peft.evaluation.metrics import Accuracy, mcnemar
 from lrd_peft.evaluation.parallel_results import ParallelThoughts, RefinedRow
-from lrd_peft.model.generation import Refinement, answer_batch
-from lrd_peft.model.inspection import context_length
-from lrd_peft.model.loop import Thinking, ThoughtStart, unwrap
+from lrd_peft.evaluation.thought_answers import ThoughtAnswer, ThoughtAnswers, problems_that_fit
+from lrd_peft.model.generation import Refinement
+from lrd_peft.model.loop import ThoughtStart
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.model.thought_distance import relative_distance
 from lrd_peft.runtime.errors import UserError
@@ -114,31 +113,36 @@ def refine(
     if model.options.jacobi_passes is not None:
         raise UserError(f"{name} was trained to refine its thoughts in parallel; only sequential thoughts are compared")
     num_given = len(problems)
-    problems, training = (_fitting(model, each, max_new_tokens=max_new_tokens) for each in (problems, training))
+    problems, training = (
+        problems_that_fit(model, each, num_thoughts=count, max_new_tokens=max_new_tokens)
+        for each in (problems, training)
+    )
     if not problems or not training:
         raise UserError("no problem fits into the model's context with its thoughts and answer")
     ways: list[tuple[str, ThoughtStart | None, int, float | None]] = []
     with Progress(f"{name} on {dataset}, training problems", total=len(training), unit="problems") as progress:
-        thoughts = _Run(model, training, batch_size=batch_size, max_new_tokens=1)(None, progress)[1]
+        known = ThoughtAnswers(model, training, batch_size=batch_size, max_new_tokens=1)
+        _, thoughts = _answered(known, None, progress)
     starts = {"first": None, "mean": LinearStart.mean(thoughts), "linear": LinearStart.fit(thoughts)}
     for start, made in starts.items():
         ways += [(start, made, passes, None) for passes in range(1, count + 1)]
         ways += [(start, made, count, tolerance) for tolerance in TOLERANCES]
-    run = _Run(model, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    answers = ThoughtAnswers(model, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
     rows = []
     total = len(problems) * (1 + len(ways))
     with Progress(f"{name} on {dataset}", total=total, unit="problems") as progress:
-        sequential, thoughts, _ = run(None, progress)
+        sequential, thoughts = _answered(answers, None, progress)
         right = [each.right for each in sequential]
         for number, (start, made, passes, tolerance) in enumerate(ways, start=1):
-            graded, refined, taken = run(Refinement(passes, made, tolerance), progress, number * len(problems))
+            how = Refinement(passes, made, tolerance)
+            graded, refined = _answered(answers, how, progress, done=number * len(problems))
             rows.append(
                 RefinedRow(
                     start=start,
                     max_passes=passes,
                     tolerance=tolerance,
                     accuracy=Accuracy.of([each.right for each in graded]),
-                    mean_passes=sum(taken) / len(taken),
+                    mean_passes=mean(each.num_passes for each in graded),
                     p_value=mcnemar([each.right for each in graded], right).p_value,
                     num_changed=sum(a.predicted != b.predicted for a, b in zip(graded, sequential, strict=True)),
                     distance=round(relative_distance(refined, thoughts), 6),
@@ -155,54 +159,16 @@ def refine(
     )
 
 
-def _fitting(model: ThinkingModel, problems: Sequence[Problem], *, max_new_tokens: int) -> list[Problem]:
-    context = context_length(unwrap(model.lm).config)
-    if context is None:
-        return list(problems)
-    room = context - model.options.num_thoughts - len(model.encoder.marker) - max_new_tokens
-    return [each for each in problems if len(model.encoder.prompt(each.question_text)) <= room]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Answers fixed problems after thoughts that are made one way or another."""
-
-    model: ThinkingModel
-    problems: Sequence[Problem]
-    batch_size: int
-    max_new_tokens: int
-
-    def __call__(
-        self, refinement: Refinement | None, progress: Progress, done: int = 0
-    ) -> tuple[list[Grade], Float[Tensor, "problem thought hidden"], list[int]]:
-        """Return the graded answers, the thoughts and the passes before the answer's first token.
-
-        Args:
-            refinement: How thoughts are refined; None makes them one after another.
-            progress: Progress line.
-            done: What it shows as done before.
-        """
-        count = self.model.options.num_thoughts
-        graded: dict[int, Grade] = {}
-        thoughts = torch.empty(len(self.problems), count, self.model.hidden_size)
-        passes = [0] * len(self.problems)
-        order = sorted(range(len(self.problems)), key=lambda i: len(self.problems[i].question_text))
-        for first in range(0, len(order), self.batch_size):
-            rows = order[first : first + self.batch_size]
-            thinking: list[Thinking] = []
-            written = answer_batch(
-                self.model,
-                [self.problems[i].question_text for i in rows],
-                thinking=True,
-                max_new_tokens=self.max_new_tokens,
-                refinement=refinement,
-                thinking_out=thinking,
-            )
-            thoughts[rows] = thinking[0].thoughts.float().cpu()
-            for i, row in zip(rows, written, strict=True):
-                text = str(self.model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-                text = MARKER + text if self.model.options.force_marker else text
-                graded[i] = grade(kind_of(self.problems[i]), text, self.problems[i].answer)
-                passes[i] = row.num_passes - max(0, row.num_tokens - 1)
-            progress.update(done + first + len(rows))
-        return [graded[i] for i in range(len(self.problems))], thoughts, passes
+def _answered(
+    answers: ThoughtAnswers, refinement: Refinement | None, progress: Progress, *, done: int = 0
+) -> tuple[list[ThoughtAnswer], Float[Tensor, "problem thought hidden"]]:
+    """Return the answers to all problems and the thoughts before them; without a refinement they are sequential."""
+    model, count = answers.model, len(answers.problems)
+    found: dict[int, ThoughtAnswer] = {}
+    thoughts = torch.empty(count, model.options.num_thoughts, model.hidden_size)
+    for rows in answers.batches():
+        given, thinking = answers.given(rows, refinement=refinement)
+        found |= given
+        thoughts[rows] = thinking.thoughts.float().cpu()
+        progress.update(done + len(found))
+    return [found[i] for i in range(count)], thoughts

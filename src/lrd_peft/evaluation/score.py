@@ -10,7 +10,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from lrd_peft.data.encoding import MARKER
 from lrd_peft.data.problem import Problem
-from lrd_peft.evaluation.answers import grade, kind_of
+from lrd_peft.evaluation.answers import Grade, grade, kind_of
 from lrd_peft.evaluation.metrics import ProblemResult
 from lrd_peft.model.generation import Generated, answer_batch
 from lrd_peft.model.loop import unwrap
@@ -89,11 +89,25 @@ def score(
     return [results[i] for i in range(len(problems))]
 
 
-def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, forced: bool, seconds: float) -> ProblemResult:
+def grade_written(model: ThinkingModel, problem: Problem, row: Generated, *, forced: bool) -> tuple[str, Grade]:
+    """Grade what a model wrote for a problem.
+
+    Args:
+        model: Model that wrote it.
+        problem: The problem.
+        row: What was written.
+        forced: Whether the answer marker was put before it.
+
+    Returns:
+        The text in which the answer stands after `MARKER`, whatever the model's own marker is, and its grade.
+    """
     text = str(model.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-    # Answers are read after one marker, whatever the model's own is.
-    full = MARKER + text if forced else text.replace(model.encoder.shown_marker, MARKER.strip())
-    graded = grade(kind_of(problem), full, problem.answer)
+    text = MARKER + text if forced else text.replace(model.encoder.shown_marker, MARKER.strip())
+    return text, grade(kind_of(problem), text, problem.answer)
+
+
+def _grade(model: ThinkingModel, problem: Problem, row: Generated, *, forced: bool, seconds: float) -> ProblemResult:
+    _, graded = grade_written(model, problem, row, forced=forced)
     return ProblemResult(
         problem_id=problem.id,
         subject=problem.subject,

@@ -50,12 +50,12 @@ class Refinement:
     """How thoughts are refined in parallel.
 
     Attributes:
-        passes: Passes at most after the question's, as `jacobi_passes` of `think`.
+        passes: Passes at most after the question's, as `jacobi_passes` of `think`. None: one thought after another.
         start: As in `think`.
         tolerance: As in `think`.
     """
 
-    passes: int
+    passes: int | None
     start: ThoughtStart | None = None
     tolerance: float | None = None
 
@@ -298,6 +298,7 @@ def answer_batch(
     if not fitting:
         return rows
     ids, mask = left_pad([prompts[i] for i in fitting], pad_id=pad)
+    how = refinement or Refinement(model.options.jacobi_passes)
     written = decode_batch(
         model.lm,
         ids.to(model.device),
@@ -307,10 +308,10 @@ def answer_batch(
         max_new_tokens=max_new_tokens,
         eos_id=end_tokens(model.lm, model.tokenizer),
         projection=model.projection,
-        jacobi_passes=model.options.jacobi_passes if refinement is None else refinement.passes,
+        jacobi_passes=how.passes,
         placeholder_id=model.placeholder_id,
-        start=None if refinement is None else refinement.start,
-        tolerance=None if refinement is None else refinement.tolerance,
+        start=how.start,
+        tolerance=how.tolerance,
         thoughts=None if thoughts is None else thoughts[fitting].to(model.device),
         thinking_out=thinking_out,
         top_tokens=top_tokens,

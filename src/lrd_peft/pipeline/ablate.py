@@ -10,15 +10,14 @@ from pathlib import Path
 from lrd_peft.config import RunConfig, load_config
 from lrd_peft.evaluation.ablation import ablate
 from lrd_peft.evaluation.ablation_results import Ablation, Ablations
-from lrd_peft.pipeline.from_config import NUM_LENGTH_PROBLEMS
-from lrd_peft.pipeline.latent_models import Subject, look_at, subject_of_saved_model, subjects_of_run, write_found
+from lrd_peft.pipeline.latent_models import Subject, look_at_each, look_at_run, write_found
 from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
 from lrd_peft.pipeline.student_card import update_student_card
 from lrd_peft.runtime.errors import UserError
 
 NUM_PROBLEMS = 300
 
-Found = tuple[str, tuple[Ablation, ...]]
+_VERB = "ablate"
 
 
 def ablate_run(
@@ -46,12 +45,15 @@ def ablate_run(
     """
     if num_problems < 2:
         raise UserError(f"--num_problems is {num_problems}; an ablation needs at least 2")
-    found, path = look_at(
+    found, path = look_at_each(
         target,
         Ablations,
         ABLATION,
-        of_run=lambda config, run: _of_run(config, run, models, dataset, num_problems),
-        of_saved_model=lambda: _of_saved_model(target, models, dataset, num_problems),
+        _ablate,
+        models=models,
+        dataset=dataset,
+        num_problems=num_problems,
+        verb=_VERB,
         output=output,
     )
     run = RunPaths(Path(target))
@@ -62,30 +64,11 @@ def ablate_run(
 
 def ablate_method(config: RunConfig, run: RunPaths) -> Path | None:
     """Replace the thoughts of a finished run's method on `ablate_problems` problems, and write ablation.json."""
-    found = Ablations(*_of_run(config, run, (config.student.method,), None, config.evaluation.ablate_problems))
-    path = write_found(found, ABLATION, run.root)
+    own, num_problems = (config.student.method,), config.evaluation.ablate_problems
+    found = look_at_run(_ablate, config, run, models=own, num_problems=num_problems, verb=_VERB)
+    path = write_found(Ablations(*found), ABLATION, run.root)
     update_student_card(config, run)
     return path
-
-
-def _of_saved_model(target: str, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:
-    source, subject = subject_of_saved_model(
-        target, models=models, dataset=dataset, num_problems=num_problems, num_training=0
-    )
-    return source, (_ablate(subject),)
-
-
-def _of_run(config: RunConfig, run: RunPaths, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:
-    source, subjects = subjects_of_run(
-        config,
-        run,
-        models=models,
-        dataset=dataset,
-        num_problems=num_problems,
-        num_training=NUM_LENGTH_PROBLEMS,
-        verb="ablate",
-    )
-    return source, tuple(map(_ablate, subjects))
 
 
 def _ablate(subject: Subject) -> Ablation:

@@ -205,7 +205,7 @@ def _latent_trainer(
         args=args,
         callbacks=epoch_restarts(config, args, num_problems=len(problems if chosen is None else chosen)),
         thoughts_per_step=config.thinking.thoughts_per_step,
-        uniform_prob=config.teacher.uniform_prob if config.draws_stages else 0.0,
+        uniform_prob=config.teacher.uniform_prob,
         **config.distill.model_dump(),
     )
 

@@ -19,7 +19,7 @@ from lrd_peft.model.loop import unwrap
 from lrd_peft.model.student import StudentModel
 from lrd_peft.model.thinking_model import ThinkingModel
 from lrd_peft.pipeline.evaluate import load_method, missing_model
-from lrd_peft.pipeline.from_config import HELD_OUT_SEED, held_out, quiet_libraries, train_split
+from lrd_peft.pipeline.from_config import HELD_OUT_SEED, NUM_LENGTH_PROBLEMS, held_out, quiet_libraries, train_split
 from lrd_peft.pipeline.run_folder import RunPaths
 from lrd_peft.runtime.errors import UserError, nearest
 from lrd_peft.runtime.json_files import FileData, write_json_atomic
@@ -140,61 +140,98 @@ class Subject:
     seed: int = 0
 
 
-def subjects_of_run(
-    config: RunConfig,
-    run: RunPaths,
+Look = Callable[[Subject], Any]
+"""What is done to each model that thinks; returns what was found."""
+
+
+def look_at_each(
+    target: str,
+    kind: type[_Found],
+    file: str,
+    look: Look,
     *,
     models: Sequence[str],
     dataset: str | None,
     num_problems: int,
-    num_training: int,
+    num_training: int = 0,
     verb: str,
-) -> tuple[str, Iterator[Subject]]:
-    """Return the models of a run that think with each of its data sets, and a text that names both.
+    output: Path | None,
+) -> tuple[_Found, Path | None]:
+    """Look at each model of a run that thinks on each of its data sets, or at a saved model, and write what was found.
 
     Args:
-        config: Configuration of the run.
-        run: Its folder.
-        models: Methods that were asked for (empty: each that thinks and has its model).
-        dataset: Data set (None: those that the run was evaluated on).
+        target: Run folder, or a saved thinking model: its folder, hub id or embedded name.
+        kind: What the findings are kept in.
+        file: Name of the file of findings.
+        look: What is done.
+        models: Methods of the run to look at (empty: each latent one that the run has a model of).
+        dataset: Data set (None: those that the run was evaluated on). A saved model needs one.
         num_problems: Held-out problems of each set.
-        num_training: Training problems of each set.
+        num_training: Training problems of each set that the look needs; those of a run are never fewer than tell the
+            length of answers.
         verb: What is done to the models, for the message of an error.
+        output: Folder of the file (None: the run folder; a saved model writes none).
+
+    Returns:
+        What was found, and the file that was written.
+    """
+    return look_at(
+        target,
+        kind,
+        file,
+        of_run=lambda config, run: look_at_run(
+            look,
+            config,
+            run,
+            models=models,
+            dataset=dataset,
+            num_problems=num_problems,
+            num_training=num_training,
+            verb=verb,
+        ),
+        of_saved_model=lambda: _look_at_saved_model(
+            look, target, models=models, dataset=dataset, num_problems=num_problems, num_training=num_training
+        ),
+        output=output,
+    )
+
+
+def look_at_run(
+    look: Look,
+    config: RunConfig,
+    run: RunPaths,
+    *,
+    models: Sequence[str] = (),
+    dataset: str | None = None,
+    num_problems: int,
+    num_training: int = 0,
+    verb: str,
+) -> tuple[str, tuple[Any, ...]]:
+    """Look at models of a run on its data sets; the arguments are those of `look_at_each`.
+
+    Returns:
+        A text that names the models and the problems, and what was found for each model and data set.
     """
     names = chosen_methods(config, run, models, verb=verb)
     datasets = config.evaluated_datasets if dataset is None else (dataset,)
     options = config.evaluation
     split, limit = options.eval_split, min(num_problems, options.num_eval_problems or num_problems)
-
-    def subjects() -> Iterator[Subject]:
-        training = train_split(config, limit=min(num_training, config.data.num_train_problems or num_training))
-        for name in names:
-            model = load_method(name, config, run).eval().to(device_of(config.run.device))
-            max_new_tokens = options.max_new_tokens or written_limit(model, training, thinking=True)
-            for each in datasets:
-                problems = held_out(config, each, split=split, limit=limit).problems
-                yield Subject(
-                    name, model, each, problems, training, options.eval_batch_size, max_new_tokens, config.run.seed
-                )
-
-    return f"{', '.join(names)}, seed {config.run.seed}, {split} problems of {', '.join(datasets)}", subjects()
+    wanted = max(num_training, NUM_LENGTH_PROBLEMS)
+    training = train_split(config, limit=min(wanted, config.data.num_train_problems or wanted))
+    found = []
+    for name in names:
+        model = load_method(name, config, run).eval().to(device_of(config.run.device))
+        max_new_tokens = options.max_new_tokens or written_limit(model, training, thinking=True)
+        for each in datasets:
+            problems = held_out(config, each, split=split, limit=limit).problems
+            size, seed = options.eval_batch_size, config.run.seed
+            found.append(look(Subject(name, model, each, problems, training, size, max_new_tokens, seed)))
+    return f"{', '.join(names)}, seed {config.run.seed}, {split} problems of {', '.join(datasets)}", tuple(found)
 
 
-def subject_of_saved_model(
-    target: str, *, models: Sequence[str], dataset: str | None, num_problems: int, num_training: int
-) -> tuple[str, Subject]:
-    """Return a model that is not part of a run with test problems of a data set, and a text that names both.
-
-    Args:
-        target: Its folder, hub id or embedded name.
-        models: Methods that were asked for, which such a model does not have.
-        dataset: Data set that was asked for.
-        num_problems: Test problems.
-        num_training: Training problems.
-
-    Raises:
-        UserError: If methods were asked for, or no data set, or the model has not learned to think.
-    """
+def _look_at_saved_model(
+    look: Look, target: str, *, models: Sequence[str], dataset: str | None, num_problems: int, num_training: int
+) -> tuple[str, tuple[Any, ...]]:
     model, dataset = saved_model(target, models=models, dataset=dataset)
     if not model.is_saved:
         raise UserError(
@@ -204,7 +241,7 @@ def subject_of_saved_model(
     training = load_problems(dataset, split="train", limit=num_training).problems if num_training else ()
     limit = written_limit(model, problems, thinking=True)
     subject = Subject(Path(target).name, model, dataset, problems, training, _BATCH_SIZE, limit)
-    return f"{subject.name}, {len(problems)} test problems of {dataset}", subject
+    return f"{subject.name}, {len(problems)} test problems of {dataset}", (look(subject),)
 
 
 def rows_before_answers(model: ThinkingModel, problems: Sequence[Problem], *, num_thoughts: int) -> list[Row]:

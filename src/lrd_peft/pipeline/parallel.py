@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrd_peft.config import RunConfig
 from lrd_peft.evaluation.parallel_results import ParallelFound, ParallelThoughts
 from lrd_peft.evaluation.parallel_thoughts import refine
-from lrd_peft.pipeline.latent_models import Subject, look_at, subject_of_saved_model, subjects_of_run
-from lrd_peft.pipeline.run_folder import PARALLEL, RunPaths
+from lrd_peft.pipeline.latent_models import Subject, look_at_each
+from lrd_peft.pipeline.run_folder import PARALLEL
 from lrd_peft.runtime.errors import UserError
 
 NUM_PROBLEMS = 300
 NUM_FITTED = 1000
-
-Found = tuple[str, tuple[ParallelThoughts, ...]]
 
 
 def refine_run(
@@ -45,28 +42,18 @@ def refine_run(
     """
     if num_problems < 1:
         raise UserError(f"--num_problems is {num_problems}; it must be at least 1")
-    return look_at(
+    return look_at_each(
         target,
         ParallelFound,
         PARALLEL,
-        of_run=lambda config, run: _of_run(config, run, models, dataset, num_problems),
-        of_saved_model=lambda: _of_saved_model(target, models, dataset, num_problems),
+        _refine,
+        models=models,
+        dataset=dataset,
+        num_problems=num_problems,
+        num_training=NUM_FITTED,
+        verb="refine",
         output=output,
     )
-
-
-def _of_saved_model(target: str, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:
-    source, subject = subject_of_saved_model(
-        target, models=models, dataset=dataset, num_problems=num_problems, num_training=NUM_FITTED
-    )
-    return source, (_refine(subject),)
-
-
-def _of_run(config: RunConfig, run: RunPaths, models: tuple[str, ...], dataset: str | None, num_problems: int) -> Found:
-    source, subjects = subjects_of_run(
-        config, run, models=models, dataset=dataset, num_problems=num_problems, num_training=NUM_FITTED, verb="refine"
-    )
-    return source, tuple(map(_refine, subjects))
 
 
 def _refine(subject: Subject) -> ParallelThoughts:

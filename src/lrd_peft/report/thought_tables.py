@@ -206,7 +206,7 @@ def parallel_text(found: ParallelThoughts) -> str:
         "before the answer's first token, the question's included. p: McNemar's exact test against sequential "
         "thoughts. Distance: mean squared distance from these, divided by their variance."
     )
-    table = Table(header=_PARALLEL_HEADER, rows=tuple(rows), note="")
+    table = Table(header=_PARALLEL_HEADER, rows=tuple(rows))
     left_out = f"{found.num_too_long} problems exceed the model's context" if found.num_too_long else ""
     title = f"{found.model} on {found.dataset}"
     return "\n".join(filter(None, (_shown(title, table), textwrap.fill(note, 118), left_out, _told(found.verdict()))))

@@ -231,7 +231,9 @@ class LRDPEFTTrainer(ThinkingTrainer):
         if learning_rate is not None:
             self.args.learning_rate = learning_rate
         if self.distillation.has_curriculum:
-            plan = rising_plan(self.collator.stage, 1, self.distillation.student_curriculum)
+            plan = rising_plan(
+                self.collator.stage, self.collator.thoughts_per_step, self.distillation.student_curriculum
+            )
             updates = count_updates(self.args, len(self.items))
             self.data_collator = replace(self.collator, **plan.in_updates(updates))
         # A second call would continue with the optimizer and the learning rate of the first.
@@ -259,7 +261,8 @@ class LRDPEFTTrainer(ThinkingTrainer):
         """
         result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         refines = self._is_prepared and self.plan is not None and self.plan.refine_passes > 0
-        if refines and isinstance(self.objective, LatentObjective) and not is_sharded():
+        if refines and not is_sharded():
+            assert isinstance(self.objective, LatentObjective)
             was_training = self.student.training
             distance = self.objective.states.distance_of_refined(
                 self.student.eval(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -149,7 +149,7 @@ def distillation_options(args: TrainingArguments, keywords: Mapping[str, Any]) -
 def _checked(values: Mapping[str, Any]) -> DistillConfig:
     # Any sequence is accepted, a range too.
     names = ("distill_layers", "student_layers", "student_curriculum")
-    lists = {name: tuple(values[name]) for name in names if isinstance(values.get(name), Sequence)}
+    lists = {name: tuple(value) for name in names if isinstance(value := values.get(name), Iterable)}
     return DistillConfig.checked(**{**values, **lists})
 
 
