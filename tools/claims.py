@@ -62,7 +62,7 @@ _NUMBER = r"(?:<\s?|[-+])?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?%?"
 _ALONE = re.compile(rf"(?<![\w.]){_NUMBER}(?!\w)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _BLOCK = re.compile(
-    r"(?P<open><!-- table (?P<source>\S+)(?P<part> details| printed| thoughts)? -->\n)"
+    r"(?P<open><!-- table (?P<source>\S+)(?P<part> details| printed| thoughts| tuned)? -->\n)"
     r"(?P<body>.*?)(?P<close><!-- /table -->)",
     re.DOTALL,
 )

@@ -15,7 +15,7 @@ from lrd_peft.report.cells import CellRecords, against_ours, cells_of
 from lrd_peft.report.estimates import paired_test
 from lrd_peft.report.run_summary import render_dataset
 from lrd_peft.report.study_records import StudyRecords, read_study_records
-from lrd_peft.report.tables import detail_table, main_table, run_table, sweep_table, value_label
+from lrd_peft.report.tables import detail_table, main_table, run_table, sweep_table, tuning_table, value_label
 from lrd_peft.report.thought_tables import ablation_summary
 from lrd_peft.runtime.errors import nearest
 
@@ -123,7 +123,8 @@ class Numbers:
         Args:
             source: Record or folder of a study.
             part: "printed" for what `lrd show` prints of a record's first data set, "details" for the table of
-                tests, sizes and times of a study of methods, "thoughts" for what its cells' thoughts are worth.
+                tests, sizes and times of a study of methods, "thoughts" for what its cells' thoughts are worth,
+                "tuned" for what was chosen on validation problems.
 
         Raises:
             Uncheckable: if there is no such record.
@@ -139,6 +140,8 @@ class Numbers:
         study = read_study_records(path)
         if part == "thoughts":
             return ablation_summary(study.looks).markdown()
+        if part == "tuned":
+            return tuning_table(study.tuned).markdown()
         if study.axis is not None:
             return sweep_table(study.records, study.axis).markdown()
         return (detail_table if part == "details" else main_table)(study.records).markdown()

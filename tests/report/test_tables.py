@@ -12,6 +12,7 @@ import pytest
 
 from lrd_peft.config import parse_request
 from lrd_peft.evaluation.records import read_record
+from lrd_peft.evaluation.study_description import Trial, TunedCell
 from lrd_peft.report.estimates import Estimate, PairedTest
 from lrd_peft.report.provenance import commands, environment_lines, run_command
 from lrd_peft.report.reference import LABEL
@@ -25,6 +26,7 @@ from lrd_peft.report.tables import (
     p_values,
     run_table,
     sweep_table,
+    tuning_table,
     value_label,
     with_interval,
 )
@@ -54,6 +56,24 @@ def test_numbers_with_their_uncertainty() -> None:
     assert p_values(None) == ""
     assert p_values(PairedTest(0.1, 0.0321, None, 1, 500)) == "0.032"
     assert p_values(PairedTest(0.1, 0.00001, 0.5, 5, 500)) == "<0.0001 / 0.5"
+
+
+def test_the_table_of_what_was_chosen_has_a_column_for_each_combination() -> None:
+    tried = (
+        Trial({"learning_rate": 0.001}, 0.5, "a"),
+        Trial({"learning_rate": 0.01}, 0.625, "b"),
+    )
+    table = tuning_table(
+        [
+            TunedCell("method=pause", {"learning_rate": 0.01}, tried),
+            TunedCell("method=direct", {"learning_rate": 0.001}, tried[:1]),
+        ]
+    )
+    assert table.markdown().splitlines()[2:] == [
+        "| method=pause | 50.0% | **62.5%** |",
+        "| method=direct | **50.0%** |  |",
+    ]
+    assert table.header[0] == "cell" and table.header[2].endswith(" 0.01")
 
 
 def test_the_main_table_of_the_demo(root: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from lrd_peft.config.recipes import find_yaml
+from lrd_peft.evaluation.study_description import Trial, TunedCell
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.studies.grid import Study, make_study, read_study, shard_of
 from lrd_peft.studies.tasks import StudyFolder, tasks_of
+from lrd_peft.studies.tuning import trials_of, with_tuned
 
 STUDIES = sorted((Path(__file__).parents[2] / "src" / "lrd_peft" / "recipes" / "studies").glob("*.yaml"))
 
@@ -90,6 +92,65 @@ def test_study_json_says_what_the_records_are_about(write: Write) -> None:
     assert told["base"]["lora_r"] == 4 and "output_dir" not in told["base"]
 
 
+TUNED = FILE + "tune: {axes: {learning_rate: [0.001, 0.01], lora_dropout: [0, 0.1]}, base: {max_steps: 5}, seed: 4}\n"
+
+
+def test_each_cell_has_a_trial_for_each_combination_on_validation_problems(write: Write) -> None:
+    study = made(write(TUNED), num_validation_problems=30)
+    trials = trials_of(study, study.cells())
+    assert list(trials.points) == list(dict.fromkeys(cell.label for cell in study.cells()))
+    assert [values for values, _ in trials.points["lora_r=64"]] == [
+        {"learning_rate": rate, "lora_dropout": dropout} for rate in (0.001, 0.01) for dropout in (0, 0.1)
+    ]
+    assert len(trials.cells) == len({cell.name for cell in trials.cells}) == 20
+    config = trials.points["lora_r=64"][3][1].config
+    assert (config.student.learning_rate, config.adapter.lora_dropout, config.student.max_steps) == (0.01, 0.1, 5)
+    assert (config.evaluation.eval_split, config.evaluation.num_eval_problems, config.run.seed) == ("validation", 30, 4)
+    assert trials.study.name == "grid-tuning" and config.run.output_dir.startswith("runs/studies/grid-tuning/cells/")
+
+
+def test_a_cell_keeps_what_it_sets_itself_and_what_has_no_effect_is_not_tried(write: Write) -> None:
+    text = TUNED.replace(
+        "- {lora_r: 64}", "- {lora_r: 64, learning_rate: 0.5}\n  - {method: base}\n  - {method: direct}"
+    )
+    study = made(write(text))
+    trials = trials_of(study, study.cells())
+    label = "lora_r=64,learning_rate=0.5"
+    assert [values for values, _ in trials.points[label]] == [{"lora_dropout": 0}, {"lora_dropout": 0.1}]
+    assert "method=base" not in trials.points and "method=direct" in trials.points
+
+
+def test_cells_have_the_values_that_were_chosen_under_their_old_names(write: Write) -> None:
+    study = made(write(TUNED))
+    chosen = TunedCell("lora_r=64", {"learning_rate": 0.01}, ())
+    before, after = study.cells(), with_tuned(study, [chosen]).cells()
+    assert [cell.name for cell in before] == [cell.name for cell in after]
+    rates = {cell.label: cell.config.student.learning_rate for cell in after}
+    assert rates.pop("lora_r=64") == 0.01 and set(rates.values()) == {before[0].config.student.learning_rate}
+
+
+def test_a_known_choice_counts_as_long_as_the_same_configurations_were_tried(write: Write) -> None:
+    study = made(write(TUNED))
+    trials = trials_of(study, study.cells())
+    tried = tuple(Trial(values, 0.5, cell.config.fingerprint()) for values, cell in trials.points["lora_r=64"])
+    known = [TunedCell("lora_r=64", tried[0].values, tried)]
+    assert "lora_r=64" not in trials.without(known).points and len(trials.without(known).points) == 4
+    longer = made(write(TUNED), weight_decay=0.5)
+    assert "lora_r=64" in trials_of(longer, longer.cells()).without(known).points
+
+
+def test_a_small_variant_tunes_with_its_own_budget(write: Write) -> None:
+    study = made(write(TUNED), quick=True)
+    configs = [cell.config for cell in trials_of(study, study.cells()).cells]
+    assert {config.student.max_steps for config in configs} == {None} and {c.student.epochs for c in configs} == {1}
+
+
+def test_nothing_is_tuned_without_validation_problems(write: Write) -> None:
+    study = made(write(TUNED), num_validation_problems=0)
+    with pytest.raises(UserError, match="chooses learning_rate, lora_dropout on validation problems, but num_val"):
+        trials_of(study, study.cells())
+
+
 def test_lists_are_values_with_names_of_their_own(write: Write) -> None:
     path = write("title: x\nrecipe: recipe.yaml\naxes: {distill_layers: [[8], [8, 9]]}\nseeds: [0]\n")
     cells = made(path).cells()
@@ -137,6 +198,9 @@ def test_what_is_no_shard_is_refused(shard: str) -> None:
         (("lora_r: 64", "seed: 64"), "also sets seed; use seeds"),
         (("lora_r: 64", "num_threads: 64"), "num_threads does not affect results"),
         (("axes: {student", "axes: {lora_r"), 'quick.axes has "lora_r", which is not an axis'),
+        (("seeds: [3, 5]", "seeds: [3]\ntune: {axes: {student: [a]}}"), "student is in axes and in tune.axes"),
+        (("seeds: [3, 5]", "seeds: [3]\ntune: {axes: {lorar: [1]}}"), 'tune.axes has "lorar".* mean "lora_r"'),
+        (("seeds: [3, 5]", "seeds: [3]\ntune: {base: {lora_r: 1}}"), 'the key "tune.axes" is missing'),
     ],
 )
 def test_a_wrong_file_is_refused_in_a_line(write: Write, change: tuple[str, str], message: str) -> None:

@@ -135,6 +135,42 @@ def test_a_cell_that_another_study_has_is_taken_over(whole: Path, tmp_path: Path
     assert (place / "cells" / "normalize=none--seed0").exists()
 
 
+def test_what_is_tuned_is_chosen_on_validation_problems_and_kept_in_study_json(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out", symlinks=True)
+    # At 1e-9 the student stays as it was; `base` does not depend on the rate and has no trials.
+    text = """{title: Tuned, recipe: recipe.yaml, base: {methods: []}, axes: {method: [latent-lora, base]}, seeds: [3],
+               tune: {axes: {learning_rate: [1.0e-9, 3.0e-3]}, base: {epochs: 2}, seed: 1}}"""
+    output = finish(study(tmp_path, "tuned.yaml", text, "--dry_run"))
+    assert "2 cells of 2, 0 done; seeds 1; folder out/tuned-tuning" in output
+    assert "2 cells of 2, 0 done; seeds 3; folder out/tuned" in output
+    output = finish(study(tmp_path, "tuned.yaml", text, "--teacher_seed", "0"))
+    place = tmp_path / "out" / "tuned"
+    trials = [read_record(path) for path in (tmp_path / "out" / "tuned-tuning" / "records").iterdir()]
+    trials.sort(key=lambda trial: trial.config["learning_rate"])
+    assert [(t.config["learning_rate"], t.config["epochs"], t.seed) for t in trials] == [(1e-9, 2, 1), (0.003, 2, 1)]
+    assert all(
+        t.config["eval_split"] == "validation" and t.metrics["gsm-mini"]["latent-lora"]["summary"]["n"] == 4
+        for t in trials
+    )
+    (told,) = read_study_records(place).tuned
+    accuracies = [t.metrics["gsm-mini"]["latent-lora"]["summary"]["accuracy"] for t in trials]
+    assert (told.cell, [trial.accuracy for trial in told.trials]) == ("method=latent-lora", accuracies)
+    assert told.values == told.trials[accuracies.index(max(accuracies))].values
+    assert f"method=latent-lora: chose learning_rate {told.values['learning_rate']:g} on validation problems" in output
+    found = read_record(place / "records" / "method=latent-lora--seed3.json")
+    assert (found.config["learning_rate"], found.config["epochs"]) == (told.values["learning_rate"], 1)
+    assert found.metrics["gsm-mini"]["latent-lora"]["summary"]["n"] == 6
+    # The choice is in study.json: the trials can go.
+    shutil.rmtree(tmp_path / "out" / "tuned-tuning")
+    output = finish(study(tmp_path, "tuned.yaml", text, "--teacher_seed", "0"))
+    assert output.splitlines() == ["study tuned: all 2 cells have their records in out/tuned/records"]
+    assert not (tmp_path / "out" / "tuned-tuning").exists()
+    output = finish(
+        study(tmp_path, "tuned.yaml", text, "--dry_run", "--teacher_seed", "0", "--lora_alpha", "8", "--seeds", "9")
+    )
+    assert "0 done; seeds 1; folder out/tuned-tuning" in output
+
+
 def test_records_of_another_configuration_are_refused(whole: Path) -> None:
     process = study(whole, "small.yaml", SMALL, "--lora_r", "2")
     output, _ = process.communicate(timeout=150)

@@ -25,6 +25,30 @@ class StudyCell(FileData):
 
 
 @dataclass(frozen=True, slots=True)
+class Trial(FileData):
+    """Values that were tried for a cell.
+
+    Attributes:
+        values: Field -> value.
+        accuracy: On validation problems, from 0 to 1; the mean over the data sets.
+        fingerprint: Of the configuration that was tried.
+    """
+
+    values: dict[str, Any]
+    accuracy: float
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunedCell(FileData):
+    """Values that were chosen for a cell, and all that were tried."""
+
+    cell: str
+    values: dict[str, Any]
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StudyDescription(FileData):
     """Contents of study.json. A folder of records may have a partial one, or none.
 
@@ -35,6 +59,7 @@ class StudyDescription(FileData):
         seeds: seeds of its records.
         base: configuration that all cells share.
         cells: every cell.
+        tuned: what was chosen on validation problems before the cells ran.
         command: the command that makes the records, if it is not `lrd study NAME`.
     """
 
@@ -44,4 +69,5 @@ class StudyDescription(FileData):
     seeds: tuple[int, ...] = ()
     base: dict[str, Any] = field(default_factory=dict)
     cells: tuple[StudyCell, ...] = ()
+    tuned: tuple[TunedCell, ...] = ()
     command: str | None = None

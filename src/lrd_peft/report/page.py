@@ -18,7 +18,7 @@ from lrd_peft.evaluation.probe_results import Probed
 from lrd_peft.report.provenance import commands, environment_lines
 from lrd_peft.report.study_records import StudyRecords
 from lrd_peft.report.style import OURS, method_style
-from lrd_peft.report.tables import cost_table, detail_table, main_table
+from lrd_peft.report.tables import cost_table, detail_table, main_table, tuning_table
 from lrd_peft.report.thought_tables import ablation_summary, ablation_table, probe_summary, probe_table
 from lrd_peft.report.verdict import headline, verdict
 
@@ -125,6 +125,7 @@ def render_page(
             for study in studies.values()
             if study.looks.probes
         ],
+        tuned=[{"title": study.title, "table": tuning_table(study.tuned)} for study in studies.values() if study.tuned],
         answers=main.answers,
         common=common_token(main.answers) if main.answers else None,
         datasets=sorted({each.dataset for each in main.answers.problems}) if main.answers else [],

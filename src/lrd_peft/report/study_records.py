@@ -26,7 +26,7 @@ from lrd_peft.evaluation.decoded_thoughts import Answers
 from lrd_peft.evaluation.probe_results import Probes
 from lrd_peft.evaluation.records import Record, read_record
 from lrd_peft.evaluation.similarity import Similarity
-from lrd_peft.evaluation.study_description import StudyAxis, StudyDescription
+from lrd_peft.evaluation.study_description import StudyAxis, StudyDescription, TunedCell
 from lrd_peft.report.cells import Axis
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.json_files import FileData, read_json
@@ -76,6 +76,7 @@ class StudyRecords:
         records: in the order of their file names.
         axis: the configuration field (or fields) that it varies; None for methods or a single run.
         baseline: value of the axis in the study's base configuration, if one field varies.
+        tuned: what was chosen on validation problems before the cells ran.
         command: reproduces the records, or None.
         similarity: of the layers of teacher and student, if measured.
         answers: problems with decoded thoughts, if kept.
@@ -89,6 +90,7 @@ class StudyRecords:
     records: tuple[Record, ...]
     axis: Axis | None = None
     baseline: Any = None
+    tuned: tuple[TunedCell, ...] = ()
     command: str | None = None
     similarity: Similarity | None = None
     answers: Answers | None = None
@@ -165,6 +167,7 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> StudyRecords:
         records=records,
         axis=axis,
         baseline=about.base.get(axis) if isinstance(axis, str) else None,
+        tuned=about.tuned,
         command=about.command,
         similarity=_read_beside(folder / "similarity.json", Similarity),
         answers=_read_beside(folder / "answers.json", Answers),

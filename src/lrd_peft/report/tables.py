@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.evaluation.records import Record
+from lrd_peft.evaluation.study_description import TunedCell
 from lrd_peft.report.cells import Axis, CellRecords, NothingToDraw, against_ours, cells_of, dataset_order, rival_notes
 from lrd_peft.report.estimates import Estimate, PairedTest
 from lrd_peft.report.reference import CLAIMED, LABEL
@@ -178,6 +180,22 @@ def sweep_table(records: Sequence[Record], axis: Axis) -> Table:
         shown = [with_interval(own[dataset].accuracy) if dataset in own else "" for dataset in datasets]
         rows.append((value, method_style(method).label, *shown, str(seeds)))
     return Table((axis_label(axis), "method", *map(dataset_label, datasets), "seeds"), tuple(rows))
+
+
+def tuning_table(tuned: Sequence[TunedCell]) -> Table:
+    """Return what a study chose on validation problems: one row per cell, one column per combination of values."""
+    points = list(dict.fromkeys(_point(trial.values) for cell in tuned for trial in cell.trials))
+    rows, best = [], set()
+    for row, cell in enumerate(tuned):
+        found = {_point(trial.values): trial.accuracy for trial in cell.trials}
+        rows.append((cell.cell, *(f"{found[point]:.1%}" if point in found else "" for point in points)))
+        best.add((row, 1 + points.index(_point(cell.values))))
+    note = "Accuracy on validation problems, one seed. Bold: chosen for the cell."
+    return Table(("cell", *points), tuple(rows), note, frozenset(best))
+
+
+def _point(values: Mapping[str, Any]) -> str:
+    return _BETWEEN.join(f"{field_label(field)} {value_label(value)}" for field, value in values.items())
 
 
 def axis_label(axis: Axis) -> str:

@@ -11,7 +11,7 @@ from lrd_peft.report.figures.canvas import to_pdf, to_png
 from lrd_peft.report.figures.catalogue import MAIN_STUDIES, draw_figure, entries_for, in_preference
 from lrd_peft.report.page import PageFigure, describe, render_page
 from lrd_peft.report.study_records import StudyRecords, read_results
-from lrd_peft.report.tables import Table, detail_table, main_table, sweep_table
+from lrd_peft.report.tables import Table, detail_table, main_table, sweep_table, tuning_table
 from lrd_peft.report.thought_tables import ablation_summary, ablation_table, probe_summary, probe_table
 from lrd_peft.runtime.json_files import write_atomic
 from lrd_peft.runtime.progress import Progress
@@ -87,6 +87,8 @@ def all_tables(studies: Mapping[str, StudyRecords], *, reference: bool = False) 
             found[f"ablations_{study.name}"] = ablation_summary(study.looks)
         if study.looks.probes:
             found[f"probes_{study.name}"] = probe_summary(study.looks)
+        if study.tuned:
+            found[f"tuning_{study.name}"] = tuning_table(study.tuned)
     for study in studies.values():
         if study.axis is not None:
             found[f"table_{study.name}"] = sweep_table(study.records, study.axis)

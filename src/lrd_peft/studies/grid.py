@@ -4,11 +4,13 @@ recipe, base, flags      settings of all cells; later ones override earlier ones
 axes                     fields and their values; each combination is a cell
 also                     additional cells
 seeds                    each cell runs once per seed
+tune                     fields whose values are chosen for each cell on validation problems (`studies.tuning`)
 quick                    what `--quick` changes: recipe, base, values, seeds
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -43,6 +45,22 @@ class Quick(BaseModel):
     seeds: Seeds | None = None
 
 
+class Tuning(BaseModel):
+    """Fields whose values are chosen for each cell by the accuracy on validation problems.
+
+    Attributes:
+        axes: Field -> values to try; each combination is a trial.
+        base: Settings of the trials alone, such as fewer updates.
+        seed: Seed of the trials.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    axes: Annotated[dict[str, Values], Field(min_length=1)]
+    base: dict[str, Any] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
 class StudyFile(BaseModel):
     """A study file; `recipe` is relative to it."""
 
@@ -54,6 +72,7 @@ class StudyFile(BaseModel):
     axes: Annotated[dict[str, Values], Field(min_length=1)]
     also: tuple[dict[str, Any], ...] = ()
     seeds: Seeds
+    tune: Tuning | None = None
     quick: Quick = Quick()
 
 
@@ -91,6 +110,8 @@ class Study:
         axes: Field -> values of the grid.
         also: Additional cells, each as field -> value.
         seeds: Seeds of each cell.
+        tune: What is chosen on validation problems before the cells run.
+        tuned: Label of a cell -> field -> value that was chosen.
     """
 
     name: str
@@ -100,6 +121,8 @@ class Study:
     axes: dict[str, tuple[Any, ...]]
     also: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
+    tune: Tuning | None = None
+    tuned: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def cells(self) -> list[Cell]:
         """Return all cells by seed, then in the order of the axes, so that cells of one teacher are adjacent.
@@ -109,10 +132,9 @@ class Study:
         Raises:
             UserError: If a cell is not a valid configuration, or two cells have the same name.
         """
-        grid = [
-            dict(zip(self.axes, combination, strict=True)) for combination in itertools.product(*self.axes.values())
-        ]
-        cells = [self._cell(values, seed) for seed in self.seeds for values in (*grid, *self.also)]
+        points = itertools.product(*self.axes.values()) if self.axes else ()
+        grid = [dict(zip(self.axes, point, strict=True)) for point in points]
+        cells = [self.cell(values, seed) for seed in self.seeds for values in (*grid, *self.also)]
         found: dict[tuple[str, str], int] = {}
         for cell in cells:
             found.setdefault((cell.label, cell.config.fingerprint()), cell.seed)
@@ -139,7 +161,16 @@ class Study:
             "cells": [{"cell": label, "values": values} for label, values in cells.items()],
         }
 
-    def _cell(self, values: Mapping[str, Any], seed: int) -> Cell:
+    def cell(self, values: Mapping[str, Any], seed: int) -> Cell:
+        """Return the cell of these values and this seed.
+
+        Args:
+            values: Field -> value, over the base.
+            seed: Seed of the run.
+
+        Raises:
+            UserError: If it is not a valid configuration.
+        """
         try:
             config = _resolved(self.base.changed(**values, seed=seed))
         except UserError as error:
@@ -148,6 +179,7 @@ class Study:
         plain = config.flat()
         values = {field: plain[field] for field in values}
         label = ",".join(f"{field}={_slug(value)}" for field, value in values.items())
+        config = config.changed(**self.tuned.get(label, {}))
         folder = self.root / self.name / "cells" / f"{label}--seed{seed}"
         return Cell(label, seed, values, config.changed(output_dir=str(folder)))
 
@@ -172,11 +204,18 @@ def read_study(path: Path) -> StudyFile:
         study = StudyFile.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise UserError("; ".join(dict.fromkeys(_explain(error, path, lines)))) from None
-    for key, fields in (("base", study.base), ("quick.base", study.quick.base), ("axes", study.axes)):
+    named = {"base": study.base, "quick.base": study.quick.base, "axes": study.axes}
+    if study.tune:
+        named |= {"tune.axes": study.tune.axes, "tune.base": study.tune.base}
+    for key, fields in named.items():
         _check_fields(fields, key, path)
     for fields in study.also:
         _check_fields(fields, "also", path)
-    for field in (*study.axes, *itertools.chain(*study.also)):
+    tuned = study.tune.axes if study.tune else {}
+    for field in tuned:
+        if field in study.axes:
+            raise UserError(f"{path}: {field} is in axes and in tune.axes; a value is either varied or chosen")
+    for field in (*study.axes, *tuned, *itertools.chain(*study.also)):
         if field in NO_RESULT:
             raise UserError(f"{path}: {field} does not affect results, so it cannot be an axis; move it to base")
     for field in study.quick.axes:
@@ -210,7 +249,7 @@ def make_study(
     for name in settings or ():
         if name == "seed":
             raise UserError("a study has several seeds; use --seeds")
-        if name in file.axes:
+        if name in file.axes or (file.tune and name in file.tune.axes):
             raise UserError(f"the study {path.stem} varies {name}; drop --{name}, or write your own study")
     base = load_config(
         yaml_path=recipe or os.path.normpath(path.parent / (variant.recipe or file.recipe)),
@@ -224,6 +263,8 @@ def make_study(
         axes={**file.axes, **variant.axes},
         also=file.also,
         seeds=tuple(dict.fromkeys(seeds or variant.seeds or file.seeds)),
+        # A small variant has small budgets already.
+        tune=file.tune.model_copy(update={"base": {}}) if file.tune and quick else file.tune,
     )
 
 
