@@ -151,6 +151,11 @@ class StageCollator:
     removal: TokenRemoval | None = None
     with_steps: bool = False
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all updates have one stage."""
+        return self.removal is None and not (self.uniform_prob or self.begins or self.rise_updates)
+
     def stage_at(self, update: int) -> int:
         """Return the stage of an optimizer update, counted from 0."""
         if self.removal is None and self.uniform_prob > 0:
