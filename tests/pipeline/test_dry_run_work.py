@@ -221,3 +221,8 @@ def test_memory_of_a_training_that_is_spread() -> None:
     assert memory.total == (4 + 2 + 2) * 1000 + 7
     memory = TrainingMemory.of(num_frozen=1000, num_trained=100, half=True, activations=0, num_gpus=2)
     assert memory.weights == 2 * 1000 * 1.5 + 200 + 200
+
+
+def test_a_stage_without_updates_counts_neither_in_work_nor_in_memory() -> None:
+    run = dry_run_of(Lengths(question=20, steps=400, marker=3, answer=2), epochs_of_stages=(0, 0, 0, 0, 1))
+    assert [collator.stage for collator, _ in run._teacher_updates()] == [4]

@@ -307,10 +307,12 @@ class DryRun:
 
 def _by_stage(collator: StageCollator, num_updates: float) -> list[tuple[StageCollator, float]]:
     """Split a training's updates by their stage: a collator that stays at the stage, and the number of its updates."""
+    if not num_updates:
+        return []
     if collator.is_constant:
         return [(collator, num_updates)]
     whole = math.ceil(num_updates)
-    looked_at = range(0, whole, math.ceil(whole / _MOST_UPDATES) or 1)
+    looked_at = range(0, whole, math.ceil(whole / _MOST_UPDATES))
     counts = Counter(collator.stage_at(update) for update in looked_at)
     if collator.removal is not None:  # the work is nearly linear in the tokens: a few numbers of them stand for all
         width = max(1, math.ceil(collator.stage / _MOST_LEVELS))
