@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lrd_peft.evaluation.study_description import Trial, TunedCell
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.studies.grid import Study, make_study, read_study, shard_of
 from lrd_peft.studies.tasks import StudyFolder, tasks_of
-from lrd_peft.studies.tuning import trials_of, with_tuned
+from lrd_peft.studies.tuning import trials_of
 
 STUDIES = sorted((Path(__file__).parents[2] / "src" / "lrd_peft" / "recipes" / "studies").glob("*.yaml"))
 
@@ -123,7 +124,7 @@ def test_a_cell_keeps_what_it_sets_itself_and_what_has_no_effect_is_not_tried(wr
 def test_cells_have_the_values_that_were_chosen_under_their_old_names(write: Write) -> None:
     study = made(write(TUNED))
     chosen = TunedCell("lora_r=64", {"learning_rate": 0.01}, ())
-    before, after = study.cells(), with_tuned(study, [chosen]).cells()
+    before, after = study.cells(), replace(study, tuned=(chosen,)).cells()
     assert [cell.name for cell in before] == [cell.name for cell in after]
     rates = {cell.label: cell.config.student.learning_rate for cell in after}
     assert rates.pop("lora_r=64") == 0.01 and set(rates.values()) == {before[0].config.student.learning_rate}
@@ -143,6 +144,22 @@ def test_a_small_variant_tunes_with_its_own_budget(write: Write) -> None:
     study = made(write(TUNED), quick=True)
     configs = [cell.config for cell in trials_of(study, study.cells()).cells]
     assert {config.student.max_steps for config in configs} == {None} and {c.student.epochs for c in configs} == {1}
+
+
+@pytest.mark.parametrize(
+    "change", [("max_steps: 5", "num_eval_problems: 5"), ("lora_dropout: [0, 0.1]", "eval_split: [test]")]
+)
+def test_how_trials_are_graded_is_not_a_setting(write: Write, change: tuple[str, str]) -> None:
+    study = made(write(TUNED.replace(*change)))
+    with pytest.raises(UserError, match=r'study "grid": tune sets (num_eval_problems|eval_split), but its trials are'):
+        trials_of(study, study.cells())
+
+
+def test_a_cell_evaluated_elsewhere_is_tuned_on_validation_problems_all_the_same(write: Write) -> None:
+    study = made(write(TUNED.replace("{lora_r: 64}", "{lora_r: 64, eval_split: test}")))
+    label = "lora_r=64,eval_split=test"
+    trials = trials_of(study, study.cells()).points[label]
+    assert {cell.config.evaluation.eval_split for _, cell in trials} == {"validation"}
 
 
 def test_nothing_is_tuned_without_validation_problems(write: Write) -> None:
@@ -201,6 +218,7 @@ def test_what_is_no_shard_is_refused(shard: str) -> None:
         (("seeds: [3, 5]", "seeds: [3]\ntune: {axes: {student: [a]}}"), "student is in axes and in tune.axes"),
         (("seeds: [3, 5]", "seeds: [3]\ntune: {axes: {lorar: [1]}}"), 'tune.axes has "lorar".* mean "lora_r"'),
         (("seeds: [3, 5]", "seeds: [3]\ntune: {base: {lora_r: 1}}"), 'the key "tune.axes" is missing'),
+        (("seeds: [3, 5]", "seeds: [3]\ntune: {axes: {lora_r: [1]}, sed: 1}"), r'"tune.sed". Did you mean "seed"\?'),
     ],
 )
 def test_a_wrong_file_is_refused_in_a_line(write: Write, change: tuple[str, str], message: str) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.runtime.environment import portable
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.json_files import FileData, dump_json, read_json, write_json_atomic
@@ -65,6 +66,11 @@ class Record(FileData):
     answers_version: int = 1
     curves: tuple[dict[str, Any], ...] = ()
     finished_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def own_accuracies(self) -> dict[str, float]:
+        """Return the accuracy of the record's own method, from 0 to 1, on each data set that graded it."""
+        entries = {name: self.metrics[name].get(self.method) for name in self.datasets}
+        return {name: Summary.from_json(entry["summary"]).accuracy for name, entry in entries.items() if entry}
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types only; `config` without absolute paths."""

@@ -12,7 +12,7 @@ from lrd_peft.config import RunConfig
 from lrd_peft.evaluation.ablation_results import Ablations
 from lrd_peft.evaluation.records import Record, read_record
 from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
-from lrd_peft.runtime.json_files import read_json
+from lrd_peft.runtime.json_files import read_optional
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +54,10 @@ def _values(record: Record, root: Path) -> Iterator[tuple[str, float]]:
             yield f"{place}/interval_low", summary["interval"][0]
             yield f"{place}/interval_high", summary["interval"][1]
             yield f"{place}/passes", summary["mean_passes"]
-    if (root / ABLATION).is_file():
-        for found in Ablations.from_json(read_json(root / ABLATION)).found:
-            for row in found.rows:
-                yield f"ablation/{found.dataset}/{found.model}/{row.name}", row.accuracy.accuracy
+    ablations = read_optional(root / ABLATION, Ablations)
+    for found in ablations.found if ablations else ():
+        for row in found.rows:
+            yield f"ablation/{found.dataset}/{found.model}/{row.name}", row.accuracy.accuracy
 
 
 def _figures(report: Path) -> list[Path]:

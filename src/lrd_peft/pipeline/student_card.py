@@ -11,7 +11,7 @@ from lrd_peft.evaluation.ablation_results import Ablations
 from lrd_peft.model.card import MeasuredAccuracy, make_card
 from lrd_peft.model.serialization import SavedModel, read_description, rewrite_card
 from lrd_peft.pipeline.run_folder import ABLATION, RunPaths
-from lrd_peft.runtime.json_files import read_json
+from lrd_peft.runtime.json_files import read_json, read_optional
 
 
 def student_card(
@@ -67,8 +67,7 @@ def card_of_run(config: RunConfig, run: RunPaths, *, name: str | Path) -> str:
         name: Folder of the student, or the hub id that it gets.
     """
     evaluation = read_json(run.table) if run.table.is_file() else None
-    ablation = run.root / ABLATION
-    ablations = Ablations.from_json(read_json(ablation)) if ablation.is_file() else None
+    ablations = read_optional(run.root / ABLATION, Ablations)
     return student_card(config, read_description(run.student), name=name, evaluation=evaluation, ablations=ablations)
 
 

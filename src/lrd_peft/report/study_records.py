@@ -29,7 +29,7 @@ from lrd_peft.evaluation.similarity import Similarity
 from lrd_peft.evaluation.study_description import StudyAxis, StudyDescription, TunedCell
 from lrd_peft.report.cells import Axis
 from lrd_peft.runtime.errors import UserError
-from lrd_peft.runtime.json_files import FileData, read_json
+from lrd_peft.runtime.json_files import FileData, read_optional
 
 _Found = TypeVar("_Found", bound=FileData)
 
@@ -159,7 +159,7 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> StudyRecords:
     records = tuple(
         replace(record, config={**ADDED, **record.config}) for record in (read_record(path) for path in files)
     )
-    about = _read_beside(folder / "study.json", StudyDescription) or StudyDescription()
+    about = read_optional(folder / "study.json", StudyDescription) or StudyDescription()
     axis = find_axis(folder.name, records) if about.axes is None else _told_axis(about, about.axes)
     return StudyRecords(
         name=folder.name,
@@ -169,10 +169,10 @@ def _read_study(folder: Path, *, files: Sequence[Path]) -> StudyRecords:
         baseline=about.base.get(axis) if isinstance(axis, str) else None,
         tuned=about.tuned,
         command=about.command,
-        similarity=_read_beside(folder / "similarity.json", Similarity),
-        answers=_read_beside(folder / "answers.json", Answers),
-        ablations=_read_beside(folder / "ablation.json", Ablations),
-        probes=_read_beside(folder / "probe.json", Probes),
+        similarity=read_optional(folder / "similarity.json", Similarity),
+        answers=read_optional(folder / "answers.json", Answers),
+        ablations=read_optional(folder / "ablation.json", Ablations),
+        probes=read_optional(folder / "probe.json", Probes),
         looks=CellLooks(
             ablations=_of_cells(folder / "thoughts", "ablation", Ablations),
             probes=_of_cells(folder / "thoughts", "probe", Probes),
@@ -209,17 +209,7 @@ def _of_cells(folder: Path, what: str, kind: type[_Found]) -> dict[str, dict[int
     cells: dict[str, dict[int, _Found]] = {}
     for path in sorted(folder.glob(f"*--seed*.{what}.json")):
         cell, _, seed = path.name.removesuffix(f".{what}.json").rpartition("--seed")
-        found = _read_beside(path, kind)
+        found = read_optional(path, kind)
         if found is not None and seed.isdecimal():
             cells.setdefault(cell, {})[int(seed)] = found
     return cells
-
-
-def _read_beside(path: Path, kind: type[_Found]) -> _Found | None:
-    """Return what a file beside the records holds, or None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return kind.from_json(read_json(path))
-    except UserError as error:
-        raise UserError(f"{path}: {error}; remove it or write it again") from error

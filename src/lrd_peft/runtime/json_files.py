@@ -18,6 +18,7 @@ from lrd_peft.runtime.files import atomic
 
 _SEAL = "seal"
 Parsed = TypeVar("Parsed")
+_Data = TypeVar("_Data", bound="FileData")
 
 
 class FileModel(BaseModel):
@@ -106,6 +107,20 @@ def read_json(path: Path) -> Any:
         return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
+
+
+def read_optional(path: Path, kind: type[_Data]) -> _Data | None:
+    """Return what a JSON file holds, or None where there is no file.
+
+    Raises:
+        UserError: if it cannot be read, or holds something else; the message names the file.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return kind.from_json(read_json(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}; remove it or write it again") from error
 
 
 def write_json_atomic(path: str | Path, obj: Any) -> None:

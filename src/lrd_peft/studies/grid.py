@@ -10,7 +10,6 @@ quick                    what `--quick` changes: recipe, base, values, seeds
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import re
@@ -25,6 +24,7 @@ from lrd_peft.config import RunConfig, load_config
 from lrd_peft.config.flat import OWNERS, nearest_field
 from lrd_peft.config.identity import NO_RESULT
 from lrd_peft.config.load import read_yaml
+from lrd_peft.evaluation.study_description import TunedCell
 from lrd_peft.runtime.environment import portable
 from lrd_peft.runtime.errors import UserError, nearest
 
@@ -111,7 +111,7 @@ class Study:
         also: Additional cells, each as field -> value.
         seeds: Seeds of each cell.
         tune: What is chosen on validation problems before the cells run.
-        tuned: Label of a cell -> field -> value that was chosen.
+        tuned: What was chosen.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Study:
     also: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
     tune: Tuning | None = None
-    tuned: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tuned: tuple[TunedCell, ...] = ()
 
     def cells(self) -> list[Cell]:
         """Return all cells by seed, then in the order of the axes, so that cells of one teacher are adjacent.
@@ -159,6 +159,7 @@ class Study:
             "seeds": list(self.seeds),
             "base": portable(self.base.result_fields()),
             "cells": [{"cell": label, "values": values} for label, values in cells.items()],
+            "tuned": [chosen.to_json() for chosen in self.tuned],
         }
 
     def cell(self, values: Mapping[str, Any], seed: int) -> Cell:
@@ -179,7 +180,9 @@ class Study:
         plain = config.flat()
         values = {field: plain[field] for field in values}
         label = ",".join(f"{field}={_slug(value)}" for field, value in values.items())
-        config = config.changed(**self.tuned.get(label, {}))
+        for chosen in self.tuned:
+            if chosen.cell == label:
+                config = config.changed(**chosen.values)
         folder = self.root / self.name / "cells" / f"{label}--seed{seed}"
         return Cell(label, seed, values, config.changed(output_dir=str(folder)))
 
@@ -300,13 +303,14 @@ def _check_fields(fields: Mapping[str, Any], key: str, path: Path) -> None:
 
 
 def _explain(error: ValidationError, path: Path, lines: Mapping[str, int]) -> list[str]:
+    models: dict[str, type[BaseModel]] = {"quick": Quick, "tune": Tuning}
     told = []
     for detail in error.errors():
         parts = [str(part) for part in detail["loc"]]
         place = ".".join(parts)
         where = f"{path}, line {lines[parts[0]]}" if parts[0] in lines else str(path)
         if detail["type"] == "extra_forbidden":
-            model = Quick if len(parts) > 1 else StudyFile
+            model = models[parts[0]] if len(parts) > 1 else StudyFile
             told.append(f'{where}: there is no key "{place}".{nearest(parts[-1], model.model_fields)}')
         elif detail["type"] == "missing":
             told.append(f'{where}: the key "{place}" is missing')

@@ -11,17 +11,16 @@ from typing import Any
 
 from lrd_peft.config import RunConfig, differences
 from lrd_peft.config.recipes import find_yaml
-from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.evaluation.records import Record, read_record
 from lrd_peft.evaluation.study_description import StudyDescription, TunedCell
 from lrd_peft.runtime.environment import portable
 from lrd_peft.runtime.errors import UserError
 from lrd_peft.runtime.files import locked
-from lrd_peft.runtime.json_files import read_json, write_json_atomic
+from lrd_peft.runtime.json_files import read_optional, write_json_atomic
 from lrd_peft.runtime.progress import Progress, duration
 from lrd_peft.studies.grid import Cell, Study, make_study, shard_of
 from lrd_peft.studies.tasks import StudyFolder, Task, tasks_of
-from lrd_peft.studies.tuning import choice_line, trials_of, with_tuned
+from lrd_peft.studies.tuning import choice_line, trials_of
 from lrd_peft.studies.workers import Processes
 
 logger = logging.getLogger(__name__)
@@ -61,25 +60,26 @@ def study(
     if num_workers is not None and num_workers < 1:
         raise UserError(f"--workers is {num_workers}; it must be at least 1")
     plan = make_study(find_yaml(name, what="study"), settings, recipe=recipe, quick=quick, seeds=seeds)
-    tuned = _known_choices(_folder(plan))
-    trials = trials_of(plan, _cells(plan, shard)).without(tuned)
+    if plan.tune is not None:
+        plan = replace(plan, tuned=_known_choices(_folder(plan)))
+    cells = _cells(plan, shard)
+    trials = trials_of(plan, cells).without(plan.tuned)
     workers = num_workers or 2
     if dry_run:
         _show(trials.study, trials.cells)
-        plan = with_tuned(plan, tuned)
         if not trials.cells:  # else the cells have values that are not chosen yet
-            check_records(_cells(plan, shard), _folder(plan))
-        _show(plan, _cells(plan, shard))
+            check_records(cells, _folder(plan))
+        _show(plan, cells)
         return
     if trials.cells:
         _run_cells(trials.study, tasks_of(trials.cells, _folder(trials.study)), num_workers=workers)
         found = trials.choose()
         logger.info("\n".join(map(choice_line, found)))
-        tuned = [cell for cell in tuned if cell.cell not in trials.points] + found
-    plan = with_tuned(plan, tuned)
-    cells = _cells(plan, shard)
+        known = [chosen for chosen in plan.tuned if chosen.cell not in trials.points]
+        plan = replace(plan, tuned=(*known, *found))
+        cells = _cells(plan, shard)
     check_records(cells, _folder(plan))
-    _run_cells(plan, tasks_of(cells, _folder(plan), keep_students=keep_students), num_workers=workers, tuned=tuned)
+    _run_cells(plan, tasks_of(cells, _folder(plan), keep_students=keep_students), num_workers=workers)
 
 
 def _folder(plan: Study) -> StudyFolder:
@@ -95,7 +95,7 @@ def _show(plan: Study, cells: Sequence[Cell]) -> None:
         logger.info(plan_overview(plan, tasks_of(cells, _folder(plan)), num_cells=len(plan.cells())))
 
 
-def _run_cells(plan: Study, tasks: Sequence[Task], *, num_workers: int, tuned: Sequence[TunedCell] = ()) -> None:
+def _run_cells(plan: Study, tasks: Sequence[Task], *, num_workers: int) -> None:
     """Run the tasks of a study's cells, and write study.json.
 
     Raises:
@@ -105,7 +105,7 @@ def _run_cells(plan: Study, tasks: Sequence[Task], *, num_workers: int, tuned: S
     if not all(task.is_done() for task in cells):
         workers = Processes(num_workers)
         try:
-            write_description(plan, folder, tuned=tuned)
+            write_description(plan, folder)
             failures = run_tasks(tasks, workers, label=f"study {plan.name}")
         finally:
             workers.stop()
@@ -115,10 +115,10 @@ def _run_cells(plan: Study, tasks: Sequence[Task], *, num_workers: int, tuned: S
     logger.info("study %s: all %d cells have their records in %s", plan.name, len(cells), folder.records)
 
 
-def _known_choices(folder: StudyFolder) -> list[TunedCell]:
+def _known_choices(folder: StudyFolder) -> tuple[TunedCell, ...]:
     """Return what earlier calls chose on validation problems, from study.json."""
-    path = folder.path / "study.json"
-    return list(StudyDescription.from_json(read_json(path)).tuned) if path.is_file() else []
+    described = read_optional(folder.path / "study.json", StudyDescription)
+    return () if described is None else described.tuned
 
 
 def check_records(cells: Sequence[Cell], folder: StudyFolder) -> None:
@@ -145,14 +145,14 @@ def _elsewhere(folder: StudyFolder) -> str:
     return f"choose another --output_dir, or delete {folder.path}"
 
 
-def write_description(plan: Study, folder: StudyFolder, *, tuned: Sequence[TunedCell] = ()) -> None:
-    """Write study.json, including the seeds of earlier calls and what was chosen on validation problems."""
+def write_description(plan: Study, folder: StudyFolder) -> None:
+    """Write study.json, including the seeds of earlier calls."""
     lock = folder.path / "locks" / "study.json.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, wait=True):  # two shards that begin together would write one temporary file
         seeds = {int(record.stem.rpartition("--seed")[2]) for record in folder.records.glob("*--seed*.json")}
         described = StudyDescription.from_json(plan.describe() | {"seeds": sorted(seeds | set(plan.seeds))})
-        write_json_atomic(folder.path / "study.json", replace(described, tuned=tuple(tuned)).to_json())
+        write_json_atomic(folder.path / "study.json", described.to_json())
 
 
 def run_tasks(tasks: Sequence[Task], workers: Processes, *, label: str) -> dict[str, str]:
@@ -248,8 +248,7 @@ class _Clock:
 
 
 def _result(record: Record) -> str:
-    entries = {name: record.metrics[name].get(record.method) for name in record.datasets}
-    parts = [f"{name} {Summary.from_json(e['summary']).accuracy:.1%}" for name, e in entries.items() if e]
+    parts = [f"{name} {accuracy:.1%}" for name, accuracy in record.own_accuracies().items()]
     seconds = record.costs.wall_seconds
     spent = sum(value for phase, value in seconds.items() if phase not in ("teacher", "store"))
     return f"{', '.join(parts)} ({duration(spent)})"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
-from lrd_peft.evaluation.metrics import Summary
 from lrd_peft.evaluation.records import Record, read_record
 from lrd_peft.evaluation.study_description import Trial, TunedCell
 from lrd_peft.runtime.errors import UserError
@@ -26,17 +26,22 @@ class Trials:
     """The trials of some cells of a study.
 
     Attributes:
-        study: The study that they are.
+        base: The study that they are, without its cells.
         points: Label of a cell -> its trials, each with the values that it tries.
     """
 
-    study: Study
+    base: Study
     points: dict[str, list[tuple[dict[str, Any], Cell]]]
 
     @property
     def cells(self) -> list[Cell]:
         """All trials, those of one cell after those of the other."""
         return [cell for trials in self.points.values() for _, cell in trials]
+
+    @property
+    def study(self) -> Study:
+        """The study that they are."""
+        return replace(self.base, also=tuple(cell.values for cell in self.cells))
 
     def without(self, known: Sequence[TunedCell]) -> Trials:
         """Return the trials of the cells for which no choice among the same configurations is known."""
@@ -46,8 +51,7 @@ class Trials:
             for label, trials in self.points.items()
             if choices.get(label) != [cell.config.fingerprint() for _, cell in trials]
         }
-        also = tuple(cell.values for trials in left.values() for _, cell in trials)
-        return Trials(replace(self.study, also=also), left)
+        return Trials(self.base, left)
 
     def choose(self) -> list[TunedCell]:
         """Return the best values of each cell, by the mean accuracy over the data sets; the first of equal ones.
@@ -55,7 +59,7 @@ class Trials:
         Raises:
             UserError: If a trial has no record yet, or a damaged one.
         """
-        records = StudyFolder(self.study.root, self.study.name).records
+        records = StudyFolder(self.base.root, self.base.name).records
         tuned = []
         for label, trials in self.points.items():
             tried = [
@@ -78,7 +82,8 @@ def trials_of(plan: Study, cells: Sequence[Cell]) -> Trials:
         cells: The cells that will run.
 
     Raises:
-        UserError: If a trial is not a valid configuration, or there are no validation problems.
+        UserError: If a trial is not a valid configuration, there are no validation problems, or `tune` sets how trials
+            are graded.
     """
     if plan.tune is None:
         return Trials(plan, {})
@@ -87,35 +92,38 @@ def trials_of(plan: Study, cells: Sequence[Cell]) -> Trials:
             f'study "{plan.name}" chooses {", ".join(plan.tune.axes)} on validation problems, but '
             "num_validation_problems is 0"
         )
-    validation = {
+    graded = {
         "eval_split": "validation",
         "num_eval_problems": plan.base.data.num_validation_problems,
         "ablate_problems": 0,
         "probe_problems": 0,
     }
+    for field in (*plan.tune.base, *plan.tune.axes):
+        if field in graded:
+            raise UserError(
+                f'study "{plan.name}": tune sets {field}, but its trials are graded on all validation problems and '
+                "nothing else; leave it out"
+            )
     study = replace(
         plan,
         name=plan.name + SUFFIX,
         title=f"{plan.title}: values tried on validation problems",
-        base=plan.base.changed(**plan.tune.base, **validation),
+        base=plan.base.changed(**plan.tune.base, **graded),
         axes={},
         also=(),
         seeds=(plan.tune.seed,),
         tune=None,
+        tuned=(),
     )
     points: dict[str, list[tuple[dict[str, Any], Cell]]] = {}
     for label, values in {cell.label: cell.values for cell in cells}.items():
+        values = {field: value for field, value in values.items() if field not in graded}
         axes = {field: tried for field, tried in plan.tune.axes.items() if field not in values}
         grid = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
         trials = [(point, study.cell({**values, **point}, plan.tune.seed)) for point in grid]
         if len({cell.config.fingerprint() for _, cell in trials}) > 1:
             points[label] = trials
-    return Trials(study, points).without(())
-
-
-def with_tuned(plan: Study, tuned: Sequence[TunedCell]) -> Study:
-    """Return a study whose cells have the chosen values."""
-    return replace(plan, tuned={cell.cell: cell.values for cell in tuned})
+    return Trials(study, points)
 
 
 def choice_line(tuned: TunedCell) -> str:
@@ -130,8 +138,7 @@ def _values(values: dict[str, Any]) -> str:
 
 def _accuracy(record: Record) -> float:
     """Return the mean accuracy of a record's method over its data sets."""
-    found = [record.metrics[name].get(record.method) for name in record.datasets]
-    shares = [Summary.from_json(entry["summary"]).accuracy for entry in found if entry]
-    if len(shares) != len(found):
+    shares = record.own_accuracies()
+    if len(shares) != len(record.datasets):
         raise UserError(f"the record of {record.method} does not grade it on all of {', '.join(record.datasets)}")
-    return sum(shares) / len(shares)
+    return mean(shares.values())
