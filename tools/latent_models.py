@@ -58,9 +58,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_train_problems": 120_000,
         "num_validation_problems": 400,
         "thoughts_per_step": 1,
-        "max_stage": 4,
-        # The third thought takes most of the updates. Without batches of earlier stages the last one forgets them all.
-        "epochs_of_stages": (0, 0.2, 0.3, 1.2, 1.0),
+        # Paths have up to four edges: the first thought is the root, each further one is an edge further.
+        "max_stage": 5,
+        # The third thought takes most of the updates. Without batches of earlier stages the fourth forgets them all.
+        "epochs_of_stages": (0, 0.2, 0.3, 1.2, 1.0, 1.5),
         "uniform_prob": 0.3,
         "teacher_learning_rate": 1.2e-3,
         "teacher_batch_size": 128,
@@ -125,7 +126,8 @@ def write(name: str, *, run: Path, output_dir: Path) -> Path:
     dataset = RunConfig.from_flat(yaml.safe_load((run / "config.yaml").read_text())).data.dataset
     accuracy = [_measured(shipped, part) for part in dataset.split("+")]
     details = {"training data": dataset, "reproduced by": f"`python -m tools.latent_models {name}` in the repository"}
-    rewrite_card(output_dir, make_card(shipped.describe(facts), name=name, details=details, accuracy=accuracy))
+    card = make_card(shipped.describe(facts), name=name, details=details, dataset=dataset, accuracy=accuracy)
+    rewrite_card(output_dir, card)
     log_file = output_dir.parent / f"{name}.jsonl"
     log_file.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
     return output_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,14 @@ def test_the_card_says_where_the_base_is(base: str, options: dict[str, Any], exp
     saved = create_lora_model(tiny.student(), r=2).describe({})
     card = make_card(saved.model_copy(update={"base": base, "load_options": options}), name="model")
     assert expected in card
+
+
+@pytest.mark.parametrize(
+    ("dataset", "question"), [("graph-mini+gsm-mini", r"from \d\d to \d\d or \d\d\?"), ("svamp", "Ann has 3 pens")]
+)
+def test_the_example_of_a_card_asks_what_the_model_has_learned(dataset: str, question: str) -> None:
+    card = make_card(tiny.student().describe({}), name="model", dataset=dataset)
+    assert re.search(question, card.split("## Usage")[1])
 
 
 def test_a_measured_accuracy_enters_the_card_and_the_checksums_stay_valid(tmp_path: Path) -> None:

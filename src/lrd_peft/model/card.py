@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrd_peft.data.generators import generate_problems, is_generated
 from lrd_peft.model.loading.embedded import OFFLINE_MODELS
 from lrd_peft.model.serialization import SavedModel
 
@@ -35,6 +36,7 @@ def make_card(
     *,
     name: str,
     details: Mapping[str, object] | None = None,
+    dataset: str = "",
     accuracy: Sequence[MeasuredAccuracy] = (),
     verdicts: Sequence[str] = (),
 ) -> str:
@@ -44,6 +46,7 @@ def make_card(
         saved: Description of the model.
         name: What `from_pretrained` is given in the card's example: a folder or a hub id.
         details: Further facts to list, by name.
+        dataset: What it was trained on. The card's example asks one of its questions if they are generated.
         accuracy: Measured accuracies.
         verdicts: What ablations said about its thoughts, one sentence each.
 
@@ -72,7 +75,7 @@ def make_card(
         sections += ["## Accuracy", "\n".join([header, *rows])]
     if verdicts:
         sections += ["## Do the thoughts matter?", "\n".join(f"- {verdict}." for verdict in verdicts)]
-    sections += ["## Usage", _usage(name), _base_note(saved), _plain_note(saved)]
+    sections += ["## Usage", _usage(name, question=_example(dataset)), _base_note(saved), _plain_note(saved)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -101,12 +104,20 @@ def _front_matter(saved: SavedModel, *, name: str, accuracy: Sequence[MeasuredAc
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _usage(name: str) -> str:
+def _example(dataset: str) -> str:
+    first = dataset.partition("+")[0]
+    if not is_generated(first):
+        return "Ann has 3 pens. She buys 4 more. How many pens does Ann have?"
+    (problem,) = generate_problems(first, split="test", num_problems=1, seed=0)
+    return problem.question_text
+
+
+def _usage(name: str, *, question: str) -> str:
     return (
         "```python\n"
         "from lrd_peft import StudentModel\n\n"
         f"student = StudentModel.from_pretrained({json.dumps(name)})\n"
-        'print(student.generate(["Ann has 3 pens. She buys 4 more. How many pens does Ann have?"]))\n'
+        f"print(student.generate([{json.dumps(question, ensure_ascii=False)}]))\n"
         "```"
     )
 

@@ -47,6 +47,7 @@ def student_card(
         saved,
         name=shown.as_posix() if isinstance(shown, Path) else shown,
         details=_details(config),
+        dataset=config.data.dataset,
         accuracy=accuracy,
         verdicts=verdicts,
     )
