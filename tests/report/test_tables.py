@@ -70,8 +70,8 @@ def test_the_table_of_what_was_chosen_has_a_column_for_each_combination() -> Non
         ]
     )
     assert table.markdown().splitlines()[2:] == [
-        "| method=pause | 50.0% | **62.5%** |",
-        "| method=direct | **50.0%** |  |",
+        "| pause | 50.0% | **62.5%** |",
+        "| direct | **50.0%** |  |",
     ]
     assert table.header[0] == "cell" and table.header[2].endswith(" 0.01")
 

@@ -188,10 +188,15 @@ def tuning_table(tuned: Sequence[TunedCell]) -> Table:
     rows, best = [], set()
     for row, cell in enumerate(tuned):
         found = {_point(trial.values): trial.accuracy for trial in cell.trials}
-        rows.append((cell.cell, *(f"{found[point]:.1%}" if point in found else "" for point in points)))
+        rows.append((cell_label(cell.cell), *(f"{found[point]:.1%}" if point in found else "" for point in points)))
         best.add((row, 1 + points.index(_point(cell.values))))
     note = "Accuracy on validation problems, one seed. Bold: chosen for the cell."
     return Table(("cell", *points), tuple(rows), note, frozenset(best))
+
+
+def cell_label(cell: str) -> str:
+    """Return "latent-lora, distill_alpha 0" for "method=latent-lora,distill_alpha=0"."""
+    return cell.removeprefix("method=").replace(",", ", ").replace("=", " ")
 
 
 def _point(values: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from lrd_peft.evaluation.parallel_results import ParallelThoughts
 from lrd_peft.evaluation.probe_results import Probed, ProbedTarget
 from lrd_peft.report.run_summary import table_text
 from lrd_peft.report.study_records import CellLooks
-from lrd_peft.report.tables import Table, p_text
+from lrd_peft.report.tables import Table, cell_label, p_text
 
 _HEADER = ("thoughts", "accuracy", "95% interval", "points lost", "p", "answers changed", "KL", "of the donor")
 
@@ -56,7 +56,7 @@ def ablation_summary(looks: CellLooks) -> Table:
             own = mean(each.untouched.accuracy for each in group)
             rows.append(
                 (
-                    _cell_name(cell),
+                    cell_label(cell),
                     dataset,
                     f"{own:.1%}",
                     *(_compared(group, name) for name, _ in _COMPARED),
@@ -80,11 +80,6 @@ def _compared(group: Sequence[Ablation], name: str) -> str:
     return f"{mean(row.accuracy.accuracy for row in found):.1%}{star}"
 
 
-def _cell_name(cell: str) -> str:
-    """Return "latent-lora, distill_alpha 0" for "method=latent-lora,distill_alpha=0"."""
-    return cell.removeprefix("method=").replace(",", ", ").replace("=", " ")
-
-
 def probe_summary(looks: CellLooks) -> Table:
     """Return what linear probes read in the thoughts of each cell of a study: mean accuracies over seeds."""
     rows = []
@@ -101,7 +96,7 @@ def probe_summary(looks: CellLooks) -> Table:
             question = [target.accuracy[target.best_question][0] or 0.0 for target in group]
             majority = [target.majority for target in group]
             shares = (f"{mean(values):.1%}" if values else "" for values in (read, question, shuffled, majority))
-            rows.append((_cell_name(cell), dataset, name, *shares, str(len(group))))
+            rows.append((cell_label(cell), dataset, name, *shares, str(len(group))))
     note = (
         "Mean accuracy over seeds of linear probes at the thought and layer that were best on problems kept aside, "
         "beside the best layer at the question's last position, probes on shuffled labels, and the most frequent value."
