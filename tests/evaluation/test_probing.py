@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lrd_peft.cli import app as cli
+from lrd_peft.data.generators.graph_mini import candidates
 from lrd_peft.data.problem import Problem
 from lrd_peft.data.problem_sets import load_problems
 from lrd_peft.evaluation.probe_results import Probed, Probes
@@ -57,6 +58,24 @@ def test_noise_gives_the_share_of_chance() -> None:
     assert all(0.1 < value < 0.42 for line in target.accuracy for value in line if value is not None)
 
 
+def test_choices_are_what_a_probe_decides_between() -> None:
+    # The state tells 0 or 1 from 2 or 3, no more. A problem that offers one of each pair is then decided.
+    states, _ = drawn(strength=0.0)
+    classes = np.random.default_rng(3).integers(4, size=len(states[5]))
+    states[5][:, 2, 0] += 8 * (classes // 2)
+    values = [str(each) for each in classes]
+    offered = [(str(each), str((each + 2) % 4)) for each in classes]
+    targets = [Target("step 1", values, {}), Target("answer", values, {}, offered)]
+    found = probe_states(states, targets, model="m", dataset="d", positions=POSITIONS)
+    free, chosen = found.targets
+    assert free.accuracy[1][2] < 0.7 and chosen.accuracy[1][2] == 1.0  # type: ignore[operator]
+    # 100 test problems, two choices: standard error 5 points.
+    assert 0.35 < chosen.accuracy[0][1] < 0.65 and 0.35 < chosen.majority < 0.65  # type: ignore[operator]
+    assert (free.num_choices, chosen.num_choices) == (None, 2)
+    assert [row[-1] for row in probe_table(found).rows] == ["4", "2 of 4"]
+    assert "the answer, one of 2, can be read from thought 2" in found.verdict()
+
+
 def test_the_answer_position_is_no_thought() -> None:
     states, values = drawn(strength=0.0)
     for place, value in enumerate(values):
@@ -81,7 +100,7 @@ def test_a_probe_is_ridge_regression_on_one_hot_labels() -> None:
         )
         scores.setdefault(held, right)
     best = max(scores)
-    fit = _fitted(inputs, labels, labels[:2], 3)
+    fit = _fitted(inputs, labels, labels[:2], [np.ones((len(part), 3), dtype=np.bool_) for part in labels])
     assert (fit.right, fit.held) == (pytest.approx(scores[best]), pytest.approx(best))
 
 
@@ -132,7 +151,14 @@ def test_only_results_before_the_last_step_are_steps_and_blank_tokens_are_no_hit
     student = StudentModel.from_pretrained("tiny-latent-student")
     steps = (("a: 1 + 2 = 3 (B)", "3 - 1 = 2"), ("5 + 5 = 10",))
     problems = [Problem(str(i), "q", each, "2", (), "") for i, each in enumerate(steps)]
-    assert step_results(problems) == {"step 1": ["3", None], "answer": ["2", "2"]}
+    assert step_results(problems, dataset="d") == {"step 1": ["3", None], "answer": ["2", "2"]}
+    (problem,) = load_problems("graph-mini", split="test", limit=1).problems
+    edges = problem.steps
+    assert [value for (value,) in step_results([problem], dataset="graph-mini:nodes=16").values()] == [
+        *(edge[2:] for edge in edges[:-1]),
+        problem.answer,
+    ]
+    assert problem.answer in candidates(problem.question) and edges[-1].endswith(problem.answer)
     found = {str(student.tokenizer.decode([token])).strip() for token in _starts(student, "28")}
     assert found == {"28"}
 

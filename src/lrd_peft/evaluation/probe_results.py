@@ -22,7 +22,8 @@ class ProbedTarget(FileData):
         num_train: Problems that the probes were fitted on.
         num_test: Problems that they were measured on.
         num_left_out: Problems without this step, or with a rarer value.
-        majority: Share of the test problems with the most frequent value of the training problems.
+        majority: Share of the test problems with the most frequent value of the training problems, among the choices if
+            there are any.
         accuracy: Of the linear probe.
         shuffled: Of probes that were fitted on shuffled labels, on average.
         lens: Share of test problems for which the LM head's first choice begins the value; None where the state could
@@ -31,6 +32,7 @@ class ProbedTarget(FileData):
             indices of the matrices; None without thoughts.
         best_question: Index of the layer that is best at the question's last position, chosen in the same way.
         gain_aside: How much more the first reads than the second, on the problems kept aside.
+        num_choices: Values that each problem names to choose from; None if it names none.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ProbedTarget(FileData):
     best: tuple[int, int] | None
     best_question: int
     gain_aside: float
+    num_choices: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Probed(FileData):
         question = target.accuracy[target.best_question][0]
         low, high = wilson(round((target.accuracy[layer][place] or 0) * target.num_test), target.num_test)
         what = "the answer" if target.name == "answer" else f"the result of {target.name}"
+        if target.num_choices is not None:
+            what += f", one of {target.num_choices},"
         return (
             f"{self.model} on {self.dataset}: {what} can be read from {self.positions[place]} at layer "
             f"{self.layers[layer]} in {_share(target.accuracy[layer][place])} of {target.num_test} problems "

@@ -5,7 +5,8 @@ and centered labels Y of the training problems,
 
     W = (X^T X + lambda I)^-1 X^T Y,        predicted class = argmax over columns of x W + mean of Y,
 
-computed by the singular value decomposition of X. A fifth of the problems is kept aside to choose lambda and the best
+computed by the singular value decomposition of X. Where the problem names the values to choose from, the argmax is over
+these. A fifth of the problems is kept aside to choose lambda and the best
 cell, another fifth is the test. The control is the mean of five probes that are fitted in the same way on shuffled
 labels (Hewitt and Liang, arXiv 1909.03368, use random labels for the same purpose). The logit lens (nostalgebraist,
 2020) applies the final norm and the LM head to the states of each layer.
@@ -44,11 +45,13 @@ class Target:
         values: Its value in each problem; None where there is none.
         lens_hits: Layer -> whether the LM head's first choice begins the value, bool of shape [problem, position].
             Layers that could not be read are missing.
+        choices: The values that each problem leaves to choose from; None if it names none.
     """
 
     name: str
     values: Sequence[str | None]
     lens_hits: Mapping[int, NDArray[np.bool_]]
+    choices: Sequence[tuple[str, ...]] | None = None
 
 
 def probe_states(
@@ -135,7 +138,9 @@ def _probe(
     labels = [np.array([index[target.values[i] or ""] for i in part]) for part in rows]
     rng = np.random.default_rng(seed)
     shuffles = [[rng.permutation(labels[0]), rng.permutation(labels[1])] for _ in range(_NUM_SHUFFLES)]
-    frequent = Counter(labels[0].tolist()).most_common(1)[0][0]
+    allowed = [_allowed(target, part, index) for part in rows]
+    counts = np.bincount(labels[0], minlength=len(classes))
+    frequent = np.where(allowed[2], counts, -1).argmax(axis=1)
     num_positions = len(positions)
     size = (len(layers), num_positions)
     accuracy, control, chosen = np.zeros(size), np.zeros(size), np.zeros(size)
@@ -143,9 +148,9 @@ def _probe(
     for place, layer in enumerate(layers):
         for position in range(num_positions):
             inputs = [states[layer][list(part), position].astype(np.float64) for part in rows]
-            fit = _fitted(inputs, labels, labels[:2], len(classes))
+            fit = _fitted(inputs, labels, labels[:2], allowed)
             accuracy[place, position], chosen[place, position] = fit.right, fit.held
-            controls = [_fitted(inputs, labels, shuffled, len(classes)).right for shuffled in shuffles]
+            controls = [_fitted(inputs, labels, shuffled, allowed).right for shuffled in shuffles]
             control[place, position] = np.mean(controls)
             if layer in target.lens_hits:
                 lens[place][position] = round(float(target.lens_hits[layer][list(rows[2]), position].mean()), 4)
@@ -159,6 +164,7 @@ def _probe(
     return ProbedTarget(
         name=target.name,
         num_classes=len(classes),
+        num_choices=None if target.choices is None else max(map(len, target.choices)),
         num_train=len(rows[0]),
         num_test=len(rows[2]),
         num_left_out=len(target.values) - sum(map(len, rows)),
@@ -170,6 +176,13 @@ def _probe(
         best_question=int(chosen[:, 0].argmax()),
         gain_aside=round(gain, 4),
     )
+
+
+def _allowed(target: Target, part: Sequence[int], index: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Return which classes may be chosen in each problem of a part, [problem, class]."""
+    if target.choices is None:
+        return np.ones((len(part), len(index)), dtype=np.bool_)
+    return np.array([[value in target.choices[i] for value in index] for i in part], dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +206,12 @@ def _fitted(
     inputs: Sequence[NDArray[np.float64]],
     labels: Sequence[NDArray[np.int64]],
     fit_labels: Sequence[NDArray[np.int64]],
-    num_classes: int,
+    allowed: Sequence[NDArray[np.bool_]],
 ) -> _Fit:
     mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
     scale[scale < 1e-8] = 1.0
     train, aside, test = ((each - mean) / scale for each in inputs)
-    one_hot = np.eye(num_classes)[fit_labels[0]]
+    one_hot = np.eye(allowed[0].shape[1])[fit_labels[0]]
     center = one_hot.mean(axis=0)
     left, values, right = np.linalg.svd(train, full_matrices=False)
     projected = left.T @ (one_hot - center)
@@ -206,12 +219,18 @@ def _fitted(
     def weights_of(penalty: float) -> NDArray[np.float64]:
         return right.T @ (projected * (values / (values**2 + penalty))[:, None])
 
-    def share(states: NDArray[np.float64], weights: NDArray[np.float64], wanted: NDArray[np.int64]) -> float:
-        return float(((states @ weights + center).argmax(axis=1) == wanted).mean())
+    def share(
+        states: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        wanted: NDArray[np.int64],
+        choices: NDArray[np.bool_],
+    ) -> float:
+        scores = np.where(choices, states @ weights + center, -np.inf)
+        return float((scores.argmax(axis=1) == wanted).mean())
 
-    tried = [(share(aside, each, fit_labels[1]), each) for each in map(weights_of, _PENALTIES)]
+    tried = [(share(aside, each, fit_labels[1], allowed[1]), each) for each in map(weights_of, _PENALTIES)]
     held, weights = max(tried, key=lambda pair: pair[0])  # the first of equals
-    return _Fit(held, share(test, weights, labels[2]), mean, scale, weights, center)
+    return _Fit(held, share(test, weights, labels[2], allowed[2]), mean, scale, weights, center)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +277,10 @@ def fit_reader(states: States, values: Sequence[str | None], *, position: int, s
     if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
         return None
     labels = [np.array([index[values[i] or ""] for i in part]) for part in rows]
-    fits = {}
+    fits, allowed = {}, [np.ones((len(part), len(classes)), dtype=np.bool_) for part in rows]
     for layer in sorted(states):
         inputs = [states[layer][part, position].astype(np.float64) for part in rows]
-        fits[layer] = _fitted(inputs, labels, labels, len(classes))
+        fits[layer] = _fitted(inputs, labels, labels, allowed)
     layer = max(fits, key=lambda each: fits[each].held)
     majority = float((labels[2] == np.bincount(labels[0]).argmax()).mean())
     return Reader(layer, tuple(classes), fits[layer], majority)

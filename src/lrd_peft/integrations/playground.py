@@ -41,7 +41,7 @@ class Playground:
         self.model, self.dataset, self.writer = model, dataset, writer
         self.problems = load_problems(dataset, split="test", limit=_NUM_OFFERED, seed=HELD_OUT_SEED).problems
         probed = load_problems(dataset, split="train", limit=num_probed).problems if num_probed else []
-        self.explorer = ThoughtExplorer(model, probed=probed)
+        self.explorer = ThoughtExplorer(model, probed=probed, dataset=dataset)
         self.by_question = {problem.question_text: problem for problem in self.problems}
         self._random = random.Random(0)
 

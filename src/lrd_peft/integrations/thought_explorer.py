@@ -71,6 +71,7 @@ class ThoughtExplorer:
     Args:
         model: Model that thinks, in evaluation mode.
         probed: Problems to fit probes on, some hundreds; none: no probes.
+        dataset: Name of their data set.
         max_new_tokens: Tokens of an answer, at most.
         seed: Seed of the noise.
 
@@ -79,7 +80,13 @@ class ThoughtExplorer:
     """
 
     def __init__(
-        self, model: ThinkingModel, *, probed: Sequence[Problem] = (), max_new_tokens: int = 48, seed: int = 0
+        self,
+        model: ThinkingModel,
+        *,
+        probed: Sequence[Problem] = (),
+        dataset: str = "",
+        max_new_tokens: int = 48,
+        seed: int = 0,
     ) -> None:
         if model.options.num_thoughts == 0:
             raise UserError(f"{model.name} has no thoughts to play with: it was trained with 0")
@@ -87,7 +94,7 @@ class ThoughtExplorer:
         self.readers: dict[str, list[Reader | None]] = {}
         if probed:
             found = states_of(model, probed, label="states for the probes")
-            for name, values in step_results(found.problems).items():
+            for name, values in step_results(found.problems, dataset=dataset).items():
                 # Position 0 is the question's last.
                 slots = range(1, model.options.num_thoughts + 1)
                 readers = [fit_reader(found.states, values, position=slot) for slot in slots]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lrd_peft.config import RunConfig
 from lrd_peft.data import Problem, load_problems
 from lrd_peft.data.collate import collate, to_device
+from lrd_peft.data.generators.graph_mini import NODE_WIDTH, candidates, is_graph_set
 from lrd_peft.evaluation.probe_results import QUESTION, Probed, Probes
 from lrd_peft.evaluation.probing import Target, probe_states
 from lrd_peft.model.loop import head_logits
@@ -117,9 +118,13 @@ def probe_model(model: ThinkingModel, problems: Sequence[Problem], *, name: str,
     if count == 0:
         raise UserError(f"{name} has no thoughts to probe: it was trained with 0")
     found = states_of(model, problems, label=f"states of {name} on {dataset}")
-    values = step_results(found.problems)
+    values = step_results(found.problems, dataset=dataset)
+    choices = [candidates(problem.question) for problem in found.problems] if is_graph_set(dataset) else None
     starts = {value: _starts(model, value) for each in values.values() for value in each if value is not None}
-    targets = [Target(key, each, _hits(each, found.tops, starts)) for key, each in values.items()]
+    targets = [
+        Target(key, each, _hits(each, found.tops, starts), choices if key == "answer" else None)
+        for key, each in values.items()
+    ]
     positions = [QUESTION, *(f"thought {number + 1}" for number in range(count)), "answer"]
     return probe_states(found.states, targets, model=name, dataset=dataset, positions=positions, seed=seed)
 
@@ -179,17 +184,19 @@ def states_of(model: ThinkingModel, problems: Sequence[Problem], *, label: str) 
     )
 
 
-def step_results(problems: Sequence[Problem]) -> dict[str, list[str | None]]:
+def step_results(problems: Sequence[Problem], *, dataset: str) -> dict[str, list[str | None]]:
     """Return the result of each step but the last, and the answer.
 
-    A result is what is behind the step's last equals sign, or else the whole step, without the letter of an option. The
-    last step gives the answer, so a probe for it would count twice what is read of the answer.
+    A result is what is behind the step's last equals sign, or else the whole step, without the letter of an option; on
+    a set of graphs, the node that the edge leads to. The last step gives the answer, so a probe for it would count
+    twice what is read of the answer.
     """
+    begin = -NODE_WIDTH if is_graph_set(dataset) else 0
     longest = max((len(problem.steps) for problem in problems), default=0) - 1
     found: dict[str, list[str | None]] = {}
     for number in range(longest):
         found[f"step {number + 1}"] = [
-            _OPTION.sub("", problem.steps[number].rpartition("=")[2]).strip()
+            _OPTION.sub("", problem.steps[number].rpartition("=")[2]).strip()[begin:]
             if number < len(problem.steps) - 1
             else None
             for problem in problems

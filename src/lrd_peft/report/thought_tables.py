@@ -213,7 +213,8 @@ _PARALLEL_HEADER = ("start", "until", "passes", "accuracy", "95% interval", "p",
 def _probed_row(probed: Probed, target: ProbedTarget) -> tuple[str, ...]:
     question = _percent(target.accuracy[target.best_question][0])
     tail = (question, f"{target.majority:.1%}")
-    size = (str(target.num_test), str(target.num_classes))
+    values = str(target.num_classes) if target.num_choices is None else f"{target.num_choices} of {target.num_classes}"
+    size = (str(target.num_test), values)
     if target.best is None:
         return (target.name, "", "", "", "", "", *tail, "", *size)
     layer, place = target.best

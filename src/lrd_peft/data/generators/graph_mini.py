@@ -25,6 +25,7 @@ from lrd_peft.runtime.errors import UserError, nearest
 BaseEdge = tuple[int, int, bool]
 # Two digits each, so that an edge is two tokens of the tiny tokenizer, without a separator.
 _LABELS = range(10, 100)
+NODE_WIDTH = 2
 # Few names are learned sooner. Larger graphs use more.
 _NUM_LABELS = 30
 # For an edge, and for a whole graph.
@@ -181,6 +182,23 @@ def draw_graph(level: GraphLevel, rng: random.Random) -> Draft:
         signature=graph_signature(level.num_nodes, edges, marks=(0, depth, depth + size)),
         subject=f"depth {depth}",
     )
+
+
+def is_graph_set(name: str) -> bool:
+    """Return whether a name is that of a set of graphs, with or without settings."""
+    return name.partition(":")[0] in LEVELS
+
+
+def candidates(question: str) -> tuple[str, str]:
+    """Return the two nodes that a question asks about.
+
+    Example:
+        >>> from lrd_peft.data.generators.graph_mini import candidates
+        >>> candidates("1014 1029 3126. from 10 to 29 or 31?")
+        ('29', '31')
+    """
+    _, _, first, _, second = question.rstrip("?").rsplit(" ", 4)
+    return first, second
 
 
 def _written(edge: tuple[int, int], labels: Sequence[int]) -> str:
