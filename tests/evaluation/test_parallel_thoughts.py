@@ -53,7 +53,7 @@ def plainly_refined(
 ) -> tuple[Tensor, int]:
     """Return the thoughts of one question and the passes before the answer, by the plain definition."""
     first = plain_states(teacher, question, torch.empty(0, teacher.hidden_size))
-    thoughts = first.expand(4, -1) if start is None else start(first[None])[0]
+    thoughts = first.expand(teacher.options.num_thoughts, -1) if start is None else start(first[None])[0]
     taken = 2
     for _ in range(passes - 1):
         before = thoughts
@@ -73,8 +73,8 @@ def test_thoughts_are_those_of_a_plain_refinement(
     start = None
     if with_start:
         torch.manual_seed(0)
-        size = teacher.hidden_size
-        start = LinearStart(0.1 * torch.randn(3, size, size), 0.1 * torch.randn(3, size))
+        size, later = teacher.hidden_size, teacher.options.num_thoughts - 1
+        start = LinearStart(0.1 * torch.randn(later, size, size), 0.1 * torch.randn(later, size))
     thinking: list[Thinking] = []
     questions = [problem.question_text for problem in PROBLEMS]
     rows = answer_batch(
@@ -118,9 +118,9 @@ def test_as_many_passes_as_thoughts_give_the_sequential_answers(found: ParallelT
     graded = score(teacher, PROBLEMS, thinking=True, batch_size=5, max_new_tokens=32)
     assert found.sequential.num_right == sum(each.right for each in graded)
     for row in found.rows:
-        if row.tolerance is None and row.max_passes == 4:
+        if row.tolerance is None and row.max_passes == teacher.options.num_thoughts:
             assert (row.num_changed, row.p_value, row.accuracy) == (0, 1.0, found.sequential)
-            assert row.distance < 1e-5 and row.mean_passes == 5
+            assert row.distance < 1e-5 and row.mean_passes == teacher.options.num_thoughts + 1
     fewer = [row for row in found.rows if row.tolerance is None and row.max_passes == 1]
     assert len(fewer) == 3 and all(row.mean_passes == 2 and row.distance > 0.3 for row in fewer)
 

@@ -184,16 +184,18 @@ def test_embedded_models_load_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "blocks", "least"),
+    ("name", "dataset", "thoughts", "blocks", "least"),
     [
-        ("tiny-latent-teacher", "gsm-mini", 12, 50),
-        ("tiny-latent-student", "gsm-mini", 4, 42),
-        ("tiny-graph-teacher", "graph-mini", 6, 50),
+        ("tiny-latent-teacher", "gsm-mini", 4, 12, 50),
+        ("tiny-latent-student", "gsm-mini", 4, 4, 42),
+        ("tiny-graph-teacher", "graph-mini", 5, 6, 52),
     ],
 )
-def test_the_embedded_models_that_think_answer_right(name: str, dataset: str, blocks: int, least: int) -> None:
+def test_the_embedded_models_that_think_answer_right(
+    name: str, dataset: str, thoughts: int, blocks: int, least: int
+) -> None:
     model = StudentModel.from_pretrained(name)
-    assert (model.options.num_thoughts, model.num_blocks, model.is_saved) == (4, blocks, True)
+    assert (model.options.num_thoughts, model.num_blocks, model.is_saved) == (thoughts, blocks, True)
     problems = load_problems(dataset, split="validation", limit=60)
     results = score(model, problems, thinking=True, batch_size=60, max_new_tokens=8)
     assert sum(result.right for result in results) >= least
