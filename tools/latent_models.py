@@ -3,6 +3,7 @@
 python -m tools.latent_models tiny-latent-teacher    phase 1 on tiny-teacher
 python -m tools.latent_models tiny-latent-student    the demo's student, its adapter merged into its blocks
 python -m tools.latent_models tiny-graph-teacher     phase 1 on tiny-graph-writer, which tools.pretrain makes first
+python -m tools.latent_models tiny-graph-student     the student of the recipe graph, likewise
 
 Weights are float16. Beside the model's folder lies NAME.jsonl: losses and validation accuracy as the run recorded them.
 """
@@ -32,7 +33,7 @@ from lrd_peft.runtime.errors import UserError
 
 _NUM_MEASURED = 1000
 
-# Flags of the run that makes each model. The student is that of the demo, its adapter merged into its blocks.
+# Flags of the run that makes each model.
 RECIPES: dict[str, dict[str, Any]] = {
     "tiny-latent-teacher": {
         "teacher": "tiny-teacher",
@@ -50,7 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr_scheduler": "cosine",
         "num_threads": 1,
     },
-    "tiny-latent-student": {"config": "demo", "num_threads": 1},
+    "tiny-latent-student": {"config": "demo", "teacher_learning_rate": 3e-4, "num_threads": 1},
     "tiny-graph-teacher": {
         "teacher": "runs/pretrain/tiny-graph-writer",
         "student": "teacher:2",
@@ -68,12 +69,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr_scheduler": "cosine",
         "num_threads": 1,
     },
+    "tiny-graph-student": {"config": "graph", "num_train_problems": 60_000, "max_steps": 1000, "num_threads": 1},
 }
-_PHASES = {
-    "tiny-latent-teacher": ("train-teacher",),
-    "tiny-latent-student": ("train-teacher", "extract", "distill"),
-    "tiny-graph-teacher": ("train-teacher",),
-}
+# Student -> the model whose blocks it has.
+_STUDENTS = {"tiny-latent-student": "tiny-latent-teacher", "tiny-graph-student": "tiny-graph-teacher"}
 
 
 def make(name: str, *, run: Path, output_dir: Path, settings: Sequence[str] = ()) -> Path:
@@ -95,7 +94,8 @@ def make(name: str, *, run: Path, output_dir: Path, settings: Sequence[str] = ()
     for key, value in RECIPES[name].items():
         flags += [f"--{key}", *map(str, value if isinstance(value, tuple) else (value,))]
     flags += ["--output_dir", str(run), *settings]
-    for phase in _PHASES[name]:
+    phases = ("train-teacher", "extract", "distill") if name in _STUDENTS else ("train-teacher",)
+    for phase in phases:
         if status := lrd([phase, *flags]):
             raise UserError(f"lrd {phase} ended with status {status}; run the same command again to resume")
     return write(name, run=run, output_dir=output_dir)
@@ -112,14 +112,14 @@ def write(name: str, *, run: Path, output_dir: Path) -> Path:
     Returns:
         The folder of the model.
     """
-    kind: type[ThinkingModel] = StudentModel if name == "tiny-latent-student" else TeacherModel
+    kind: type[ThinkingModel] = StudentModel if name in _STUDENTS else TeacherModel
     model = kind.from_pretrained(run)
     facts = {key: value for key, value in model.facts.items() if key != "history"}
     log = _training_log(model.facts, run)
     if isinstance(model.lm, PeftModel):
         whole: Any = model.lm.merge_and_unload()
         merged = StudentModel(whole, tokenizer=model.tokenizer, options=model.options)
-        merged.name, model = "tiny-latent-teacher", merged
+        merged.name, model = _STUDENTS[name], merged
     model.lm.half()
     model.save_pretrained(output_dir, facts=facts)
     shipped = kind.from_pretrained(output_dir)

@@ -189,6 +189,7 @@ def test_embedded_models_load_by_name(name: str) -> None:
         ("tiny-latent-teacher", "gsm-mini", 4, 12, 50),
         ("tiny-latent-student", "gsm-mini", 4, 4, 42),
         ("tiny-graph-teacher", "graph-mini", 5, 6, 52),
+        ("tiny-graph-student", "graph-mini", 5, 2, 42),
     ],
 )
 def test_the_embedded_models_that_think_answer_right(

@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> str:
         ("tiny_teacher", 'Did you mean "tiny-teacher"'),
         (
             "no-such-model",
-            "one of tiny-teacher, tiny-student, tiny-latent-teacher, tiny-latent-student, tiny-graph-teacher, smollm2",
+            "one of tiny-teacher, tiny-student, tiny-latent-teacher, tiny-latent-student, tiny-graph-teacher, "
+            "tiny-graph-student, smollm2",
         ),
         ("./no/such/folder", "there is no folder"),
         ("/no/such/folder", "there is no folder"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lrd_peft.runtime.errors import UserError
 
-THINKING_MODELS = ("tiny-latent-teacher", "tiny-latent-student", "tiny-graph-teacher")
+THINKING_MODELS = ("tiny-latent-teacher", "tiny-latent-student", "tiny-graph-teacher", "tiny-graph-student")
 """Embedded models that have learned to think."""
 TINY_MODELS = ("tiny-teacher", "tiny-student", *THINKING_MODELS)
 SMOLLM2 = "smollm2"
