@@ -123,10 +123,11 @@ def write(name: str, *, run: Path, output_dir: Path) -> Path:
     model.lm.half()
     model.save_pretrained(output_dir, facts=facts)
     shipped = kind.from_pretrained(output_dir)
-    dataset = RunConfig.from_flat(yaml.safe_load((run / "config.yaml").read_text())).data.dataset
-    accuracy = [_measured(shipped, part) for part in dataset.split("+")]
-    details = {"training data": dataset, "reproduced by": f"`python -m tools.latent_models {name}` in the repository"}
-    card = make_card(shipped.describe(facts), name=name, details=details, dataset=dataset, accuracy=accuracy)
+    data = RunConfig.from_flat(yaml.safe_load((run / "config.yaml").read_text())).data
+    accuracy = [_measured(shipped, part) for part in data.joined_names]
+    command = f"`python -m tools.latent_models {name}` in the repository"
+    details = {"training data": data.dataset, "reproduced by": command}
+    card = make_card(shipped.describe(facts), name=name, details=details, dataset=data.dataset, accuracy=accuracy)
     rewrite_card(output_dir, card)
     log_file = output_dir.parent / f"{name}.jsonl"
     log_file.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")

@@ -6,10 +6,10 @@ and centered labels Y of the training problems,
     W = (X^T X + lambda I)^-1 X^T Y,        predicted class = argmax over columns of x W + mean of Y,
 
 computed by the singular value decomposition of X. Where the problem names the values to choose from, the argmax is over
-these. A fifth of the problems is kept aside to choose lambda and the best
-cell, another fifth is the test. The control is the mean of five probes that are fitted in the same way on shuffled
-labels (Hewitt and Liang, arXiv 1909.03368, use random labels for the same purpose). The logit lens (nostalgebraist,
-2020) applies the final norm and the LM head to the states of each layer.
+these. A fifth of the problems is kept aside to choose lambda and the best cell, another fifth is the test. The control
+is the mean of five probes that are fitted in the same way on shuffled labels (Hewitt and Liang, arXiv 1909.03368, use
+random labels for the same purpose). The logit lens (nostalgebraist, 2020) applies the final norm and the LM head to the
+states of each layer.
 """
 
 from __future__ import annotations
@@ -148,9 +148,9 @@ def _probe(
     for place, layer in enumerate(layers):
         for position in range(num_positions):
             inputs = [states[layer][list(part), position].astype(np.float64) for part in rows]
-            fit = _fitted(inputs, labels, labels[:2], allowed)
+            fit = _fitted(inputs, labels, labels[:2], len(classes), allowed)
             accuracy[place, position], chosen[place, position] = fit.right, fit.held
-            controls = [_fitted(inputs, labels, shuffled, allowed).right for shuffled in shuffles]
+            controls = [_fitted(inputs, labels, shuffled, len(classes), allowed).right for shuffled in shuffles]
             control[place, position] = np.mean(controls)
             if layer in target.lens_hits:
                 lens[place][position] = round(float(target.lens_hits[layer][list(rows[2]), position].mean()), 4)
@@ -206,12 +206,13 @@ def _fitted(
     inputs: Sequence[NDArray[np.float64]],
     labels: Sequence[NDArray[np.int64]],
     fit_labels: Sequence[NDArray[np.int64]],
-    allowed: Sequence[NDArray[np.bool_]],
+    num_classes: int,
+    allowed: Sequence[NDArray[np.bool_] | bool] = (True, True, True),
 ) -> _Fit:
     mean, scale = inputs[0].mean(axis=0), inputs[0].std(axis=0)
     scale[scale < 1e-8] = 1.0
     train, aside, test = ((each - mean) / scale for each in inputs)
-    one_hot = np.eye(allowed[0].shape[1])[fit_labels[0]]
+    one_hot = np.eye(num_classes)[fit_labels[0]]
     center = one_hot.mean(axis=0)
     left, values, right = np.linalg.svd(train, full_matrices=False)
     projected = left.T @ (one_hot - center)
@@ -223,7 +224,7 @@ def _fitted(
         states: NDArray[np.float64],
         weights: NDArray[np.float64],
         wanted: NDArray[np.int64],
-        choices: NDArray[np.bool_],
+        choices: NDArray[np.bool_] | bool,
     ) -> float:
         scores = np.where(choices, states @ weights + center, -np.inf)
         return float((scores.argmax(axis=1) == wanted).mean())
@@ -277,10 +278,10 @@ def fit_reader(states: States, values: Sequence[str | None], *, position: int, s
     if len(classes) < 2 or len(rows[2]) < MIN_TEST or not rows[1]:
         return None
     labels = [np.array([index[values[i] or ""] for i in part]) for part in rows]
-    fits, allowed = {}, [np.ones((len(part), len(classes)), dtype=np.bool_) for part in rows]
+    fits = {}
     for layer in sorted(states):
         inputs = [states[layer][part, position].astype(np.float64) for part in rows]
-        fits[layer] = _fitted(inputs, labels, labels, allowed)
+        fits[layer] = _fitted(inputs, labels, labels, len(classes))
     layer = max(fits, key=lambda each: fits[each].held)
     majority = float((labels[2] == np.bincount(labels[0]).argmax()).mean())
     return Reader(layer, tuple(classes), fits[layer], majority)

@@ -105,7 +105,7 @@ def _front_matter(saved: SavedModel, *, name: str, accuracy: Sequence[MeasuredAc
 
 
 def _example(dataset: str) -> str:
-    first = dataset.partition("+")[0]
+    first = dataset.partition("+")[0].strip()
     if not is_generated(first):
         return "Ann has 3 pens. She buys 4 more. How many pens does Ann have?"
     (problem,) = generate_problems(first, split="test", num_problems=1, seed=0)

@@ -45,7 +45,7 @@ def _drawer(name: str) -> Callable[[random.Random], Draft]:
         raise UserError(f'unknown problem set "{base}"; choose one of {", ".join(SETS)}.{nearest(base, SETS)}')
     if not colon:
         return SETS[base]
-    if base not in graph_mini.LEVELS:
+    if not graph_mini.is_graph_set(base):
         raise UserError(f'"{name}" has settings, but {base} takes none; those that do: {", ".join(graph_mini.LEVELS)}')
     return partial(graph_mini.draw_graph, graph_mini.level_of(base, settings))
 
