@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,11 @@ from lrd_peft.store import Store
 from lrd_peft.training.checkpoints import last_checkpoint
 from tests.pipeline.small_run import contents, finish, lrd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("default:a process died in native code:UserWarning"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 # 27 problems: three steps of eight, then one of three, two for one process and one for the other.
@@ -51,7 +57,8 @@ def free_port() -> str:
 
 
 def start(*command: str, **environment: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **environment}
+    more = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    env = {**os.environ, **more, **environment}
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         env=env,
@@ -76,6 +83,24 @@ def accelerate(configuration: str, *arguments: str) -> subprocess.Popen[str]:
     )
     port = ("--main_process_port", free_port())
     return start("accelerate.commands.launch", *launcher, *port, "-m", "lrd_peft", *arguments)
+
+
+def spread_over_two(*arguments: str, output_dir: Path) -> None:
+    """Run with FSDP over gloo, once more if a process dies in native code.
+
+    Torch 2.13 has corrupted the heap of a process once in more than a hundred such runs ("malloc(): unaligned fastbin
+    chunk detected" while optimizer state is gathered). Torch's own code only is native here, so that the second run is
+    a fair one; a warning counts the first.
+    """
+    command = ("fsdp.yaml", "run", *arguments, "--output_dir", str(output_dir))
+    process = accelerate(*command)
+    output, _ = process.communicate(timeout=150)
+    if process.returncode and re.search(r"exitcode *: -(6|11)\b", output):
+        warnings.warn(f"a process died in native code; once more:\n{output}", stacklevel=2)
+        shutil.rmtree(output_dir)
+        finish(accelerate(*command))
+    else:
+        assert process.returncode == 0, output
 
 
 def by_hand(
@@ -110,7 +135,7 @@ def two(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def spread(folder: Path) -> Path:
     """The same with weights, gradients and optimizer spread over the two (FSDP)."""
-    finish(accelerate("fsdp.yaml", "run", *ACCUMULATED, "--output_dir", str(folder / "spread")))
+    spread_over_two(*ACCUMULATED, output_dir=folder / "spread")
     return folder / "spread"
 
 
