@@ -4,7 +4,7 @@ python -m benchmarks                      everything, one thread and all cores (
 python -m benchmarks --quick              fewer works and repeats, one thread
 python -m benchmarks --only evaluation    one section
 python -m benchmarks --clock cpu          on a machine that others use too: this process's own time
-python -m benchmarks --write              results/bench.json and the tables of docs/performance.md as well
+python -m benchmarks --write              results/bench.json, the tables and the figure of docs/performance.md as well
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "bench.json"
 PAGE = ROOT / "docs" / "performance.md"
+FIGURE = ROOT / "docs" / "assets" / "ratios.svg"
 # A load above the threads that are measured means that something else computes as well.
 BUSY_LOAD = 0.5
 
@@ -29,7 +30,8 @@ def main() -> None:
     arguments = _arguments()
     # Before torch is loaded: each measurement sets its own number of threads.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from benchmarks import evaluation, extraction, memory, peak, scaling, storage, student, training_step
+    from benchmarks import evaluation, extraction, memory, peak, processes, scaling, storage, student, training_step
+    from benchmarks.figure import draw
     from benchmarks.measure import Row, Settings, threads
     from benchmarks.table import page, table
     from lrd_peft.runtime.environment import environment
@@ -42,11 +44,12 @@ def main() -> None:
         "extraction": extraction.rows,
         "store": storage.rows,
         "growth": scaling.rows,
+        "processes": processes.rows,
         "peak": peak.rows,
         "memory": memory.rows,
     }
     # What does not compute with torch's threads, or takes long and would say the same twice.
-    once = {"store", "growth"}
+    once = {"store", "growth", "processes"}
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
@@ -65,10 +68,12 @@ def main() -> None:
         for name, section in sections.items():
             if arguments.only not in (None, name) or (name in once and count != counts[0]):
                 continue
+            started = time.perf_counter()
             with threads(count):
                 for row in section(settings):
                     rows.append(row)
                     print(table([row], header=len(rows) == 1), flush=True)
+            print(f"{name}, threads {count}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     seconds = time.perf_counter() - began
     load_after = os.getloadavg()[0]
     print(f"\n{len(rows)} rows in {seconds / 60:.1f} minutes")
@@ -90,13 +95,15 @@ def main() -> None:
         RECORD.parent.mkdir(exist_ok=True)
         write_json_atomic(RECORD, record)
         PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
-        print(f"wrote {RECORD.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}")
+        draw(rows, FIGURE)
+        print("wrote " + ", ".join(str(path.relative_to(ROOT)) for path in (RECORD, PAGE, FIGURE)))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, as ratios measured in one run.")
     parser.add_argument("--quick", action="store_true", help="fewer works and repeats, one thread, under two minutes")
-    parser.add_argument("--only", help="training, evaluation, student, extraction, store, growth, peak or memory")
+    sections = "training, evaluation, student, extraction, store, growth, processes, peak or memory"
+    parser.add_argument("--only", help=sections)
     parser.add_argument("--threads", type=int, help="only this number of threads (default: one, and all cores)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's own time")
     parser.add_argument("--write", action="store_true", help="keep results/bench.json, fill docs/performance.md")

@@ -10,12 +10,14 @@ import gc
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 Contender = Callable[[], object]
 LEAST_REPEATS = 3
@@ -61,6 +63,7 @@ class Row:
         target: what was asked for, empty where nothing was.
         is_cost: the ratio is what we take of an unavoidable part: lower is better.
         load: the machine's load average (1 minute) when the row was done.
+        ours_bytes, other_bytes: most memory that the contenders held at once beside the weights, if it was measured.
     """
 
     section: str
@@ -77,6 +80,8 @@ class Row:
     target: str
     is_cost: bool
     load: float
+    ours_bytes: int | None = None
+    other_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -135,8 +140,12 @@ def row(
     target: str = "",
     is_cost: bool = False,
     scale: float = 1.0,
+    peaks: tuple[int | None, int | None] = (None, None),
 ) -> Row:
-    """Make a row of two contenders' timings; `scale` multiplies the other's (it did a part of the work)."""
+    """Make a row of two contenders' timings; `scale` multiplies the other's (it did a part of the work).
+
+    `peaks` are the bytes of both.
+    """
     scaled = [value * scale for value in other[1]]
     ratios = [a / b if is_cost else b / a for a, b in zip(ours[1], scaled, strict=True)]
     return Row(
@@ -154,7 +163,29 @@ def row(
         target=target,
         is_cost=is_cost,
         load=os.getloadavg()[0],
+        ours_bytes=peaks[0],
+        other_bytes=peaks[1],
     )
+
+
+def peak_bytes(contender: Contender) -> int:
+    """Return the most bytes of tensors that a contender holds at once above the least that it holds before.
+
+    A step that begins by freeing the gradients of the last one has the same peak as one that finds none.
+    """
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            contender()
+    events = recorded.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]  # pyright: ignore[reportAttributeAccessIssue]
+    held = least = most = 0
+    for _, change in sorted(changes):
+        held += change
+        least = min(least, held)
+        most = max(most, held - least)
+    return most
 
 
 def measured_once(

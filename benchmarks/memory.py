@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import warnings
 from collections.abc import Iterator
 
-from torch.profiler import ProfilerActivity, profile
-
-from benchmarks.measure import Row, Settings, alternate, measured_once, row
+from benchmarks.measure import Row, Settings, alternate, measured_once, peak_bytes, row
 from benchmarks.training_step import ours
 from benchmarks.work import Work, make
 
 SECTION = "gradient checkpointing"
-
-
-def peak_bytes(work: Work) -> int:
-    """Most bytes that a step holds at once beside the weights: activations, gradients, what the loss needs."""
-    work.model.zero_grad(set_to_none=True)
-    gc.collect()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-            ours(work)
-    events = recorded.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]  # pyright: ignore[reportAttributeAccessIssue]
-    held = most = 0
-    for _, change in sorted(changes):
-        held += change
-        most = max(most, held)
-    return most
 
 
 def gradient_bytes(work: Work) -> int:
@@ -66,9 +45,9 @@ def _rows(settings: Settings, work: Work) -> Iterator[Row]:
         is_cost=True,
     )
     work.model.gradient_checkpointing_disable()
-    without = peak_bytes(work)
+    without = peak_bytes(lambda: ours(work))
     work.model.activation_checkpointing_enable()
-    with_it, gradients = peak_bytes(work), gradient_bytes(work)
+    with_it, gradients = peak_bytes(lambda: ours(work)), gradient_bytes(work)
     seconds = min(times[0])
     yield measured_once(
         SECTION,

@@ -92,7 +92,7 @@ def _steps(settings: Settings) -> Iterator[Row]:
 
     for name, sizes in (
         ("batch_size", [4, 8, 16, 32]),
-        ("num_thoughts", [2, 4, 8, 16]),
+        ("num_thoughts", [1, 2, 4, 8, 16, 32]),
         ("num_layers", [1, 3, 6, 12]),
     ):
         times = alternate(settings, *(step(**{name: size}) for size in sizes))

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from benchmarks.extraction import memory_disk
-from benchmarks.measure import Row, Settings, alternate, row
+from benchmarks.measure import Row, Settings, alternate, peak_bytes, row
 from benchmarks.reference import distilling
 from benchmarks.work import LONGEST, make_lm, problems
 from lrd_peft.data.collate import Batch
@@ -41,9 +41,9 @@ class Pair:
     The problems are real; the models of other works than `tiny` have random weights and read the tiny tokenizer's ids.
     """
 
-    def __init__(self, name: str, folder: Path, *, num_steps: int) -> None:
+    def __init__(self, name: str, folder: Path, *, num_steps: int, batch_size: int = BATCH_SIZE) -> None:
         torch.manual_seed(0)
-        self.name, self.folder, self.num_steps = name, folder, num_steps
+        self.name, self.folder, self.num_steps, self.batch_size = name, folder, num_steps, batch_size
         tokenizer = load_lm("tiny-teacher").tokenizer
         options = ThinkingOptions(num_thoughts=NUM_THOUGHTS)
         self.plain_teacher = make_lm(name).eval()
@@ -52,7 +52,7 @@ class Pair:
         ).eval()
         blocks = self.teacher.num_blocks
         self.layers = tuple(range(blocks // 2, blocks + 1))
-        self.problems = problems(BATCH_SIZE * num_steps)
+        self.problems = problems(batch_size * num_steps)
         self.store = self._write_store()
         self.student = create_lora_model(
             StudentModel(make_lm(name), tokenizer=tokenizer, options=options, fuse_activations=True), r=16
@@ -79,10 +79,10 @@ class Pair:
             writer.finish()
         return Store.open(self.folder / "store")
 
-    def trainer(self, **changes: Any) -> LRDPEFTTrainer:
+    def trainer(self, *, num_processes: int = 1, **changes: Any) -> LRDPEFTTrainer:
         arguments = TrainingArguments(
             output_dir=str(self.folder / "out"),
-            per_device_train_batch_size=BATCH_SIZE,
+            per_device_train_batch_size=self.batch_size // num_processes,
             num_train_epochs=1,
             learning_rate=1e-4,
             lr_scheduler_type="constant",
@@ -91,6 +91,7 @@ class Pair:
             report_to=[],
             disable_tqdm=True,
             use_cpu=True,
+            ddp_backend="gloo" if num_processes > 1 else None,
             dataloader_pin_memory=False,
             remove_unused_columns=False,
         )
@@ -188,9 +189,9 @@ def step(trainer: LRDPEFTTrainer, batch: Batch) -> Callable[[], float]:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    sizes = {"tiny": 6} if settings.quick else {"tiny": 20}
+    sizes = {"tiny": 6} if settings.quick else {"tiny": 12}
     if settings.thorough:
-        sizes["llama-256x4-50k"] = 16
+        sizes["llama-256x4-50k"] = 8
     for name, num_steps in sizes.items():
         with tempfile.TemporaryDirectory(dir=memory_disk()) as folder:
             yield from _rows(settings, Pair(name, Path(folder), num_steps=num_steps))
@@ -227,15 +228,15 @@ def _rows(settings: Settings, pair: Pair) -> Iterator[Row]:
     own_step, forced_step = step(trainer, batches[0]), step(pair.trainer(thoughts_from="teacher"), batches[0])
     refined_step = step(pair.trainer(thoughts_from="refined"), batches[0])
     contenders = (own_step, forced_step, refined_step, online, field)
-    own, parallel, refined, beside, whole = alternate(settings, *contenders, warm_up=False)
-    yield row(
-        SECTION,
-        work,
-        ours=("from a store", own),
-        other=("teacher online, head, fixed length", beside),
-        target="≥ 3",
-    )
-    yield row(SECTION, work, ours=("from a store", own), other=("the same, and the student so too", whole))
-    yield row(SECTION, work, ours=("teacher's thoughts, one pass", parallel), other=("its own thoughts", own))
-    refining = "teacher's thoughts refined, two passes"
-    yield row(SECTION, work, ours=(refining, refined), other=("its own thoughts", own), target="≥ 2")
+    own, parallel, refined, beside, whole = alternate(settings, *contenders, warm_up=False, least=2)
+    peaks = dict(zip(contenders, map(peak_bytes, contenders), strict=True))
+    mine = ("from a store", own)
+    fixed = ("teacher online, head, fixed length", beside)
+    yield row(SECTION, work, ours=mine, other=fixed, target="≥ 3", peaks=(peaks[own_step], peaks[online]))
+    fixed = ("the same, and the student so too", whole)
+    yield row(SECTION, work, ours=mine, other=fixed, peaks=(peaks[own_step], peaks[field]))
+    mine, sequential = ("teacher's thoughts, one pass", parallel), ("its own thoughts", own)
+    yield row(SECTION, work, ours=mine, other=sequential, peaks=(peaks[forced_step], peaks[own_step]))
+    mine = ("teacher's thoughts refined, two passes", refined)
+    both = (peaks[refined_step], peaks[own_step])
+    yield row(SECTION, work, ours=mine, other=sequential, target="≥ 2", peaks=both)

@@ -9,8 +9,9 @@ from typing import Any
 from benchmarks.measure import Row
 
 HEADER = (
-    "| section | work | ours | other | threads | ours s | other s | ratio [range] | n | target | load |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|"
+    "| section | work | ours | other | threads | ours s | other s | ratio [range] | n | target "
+    "| ours MB | other MB | load |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -33,10 +34,16 @@ def table(rows: Sequence[Row], *, header: bool = True) -> str:
             ratio,
             str(row.num_repeats),
             row.target,
+            _megabytes(row.ours_bytes),
+            _megabytes(row.other_bytes),
             f"{row.load:.1f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.0f}"
 
 
 def page(text: str, record: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from benchmarks.measure import Row, Settings, alternate, row
+from benchmarks.measure import Row, Settings, alternate, peak_bytes, row
 from benchmarks.reference import thinking as reference
 from benchmarks.work import NUM_THOUGHTS, Work, make
 from lrd_peft.model.loop import head_logits, unwrap
@@ -130,7 +130,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     if settings.quick:
         sizes = {"gpt2-256x4-50k": 4, "tiny": 8}
     elif settings.thorough:
-        sizes |= {"llama-256x4-50k": None, "gpt2-124m": None}
+        sizes |= {"llama-256x4-50k": None, "gpt2-124m": 4}
     for name, batch_size in sizes.items():
         check(make(name, batch_size=3))
         yield from _rows(settings, make(name, batch_size=batch_size))
@@ -149,13 +149,29 @@ def _rows(settings: Settings, work: Work) -> Iterator[Row]:
     def cached() -> None:
         losses["cached"] = theirs(work, reference.cached)
 
-    contenders = [mine, Parts(work), again] if large else [mine, Parts(work), again, cached]
-    # The check was the warm-up: the references are slow.
-    times = alternate(settings, *contenders, warm_up=False, least=2 if large else 3)
-    assert all(abs(loss - losses["ours"]) <= 1e-5 * loss for loss in losses.values()), f"{work.name}: {losses}"
     label = f"{work.name}, batch {len(work.rows)}"
-    names = ["", "its own parts", "sequence run again for each thought", "cached, head and states everywhere"]
-    for name, other in list(zip(names, times, strict=False))[1:]:
+    others = {"its own parts": Parts(work), "cached, head and states everywhere": cached}
+    # The check was the warm-up: the references are slow.
+    times = alternate(settings, mine, *others.values(), warm_up=False)
+    slow = alternate(settings, mine, again, warm_up=False, least=2)
+    assert all(abs(loss - losses["ours"]) <= 1e-5 * loss for loss in losses.values()), f"{work.name}: {losses}"
+    peak = peak_bytes(mine)
+    for (name, contender), other in zip(others.items(), times[1:], strict=True):
         is_cost = name == "its own parts"
-        target = "≤ 1.15" if is_cost else TARGETS.get(work.name, "") if other is times[2] else ""
-        yield row(SECTION, label, ours=("ours", times[0]), other=(name, other), target=target, is_cost=is_cost)
+        yield row(
+            SECTION,
+            label,
+            ours=("ours", times[0]),
+            other=(name, other),
+            target="≤ 1.15" if is_cost else "",
+            is_cost=is_cost,
+            peaks=(None, None) if is_cost else (peak, peak_bytes(contender)),
+        )
+    yield row(
+        SECTION,
+        label,
+        ours=("ours", slow[0]),
+        other=("sequence run again for each thought", slow[1]),
+        target=TARGETS.get(work.name, ""),
+        peaks=(peak, None if large else peak_bytes(again)),
+    )

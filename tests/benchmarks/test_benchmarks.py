@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import evaluation, extraction, student, training_step
-from benchmarks.measure import Settings, alternate, row
+from benchmarks.figure import draw, speeds
+from benchmarks.measure import Settings, alternate, peak_bytes, row
 from benchmarks.scaling import exponent
 from benchmarks.table import page, table
 from benchmarks.work import make
@@ -70,6 +74,38 @@ def test_the_ratio_is_the_median_of_ratios_within_pairs():
     assert speed.other_seconds == 8.0
     cost = row("s", "w", ours=("a", [1.0, 2.0, 4.0]), other=("b", [2.0, 2.0, 2.0]), is_cost=True)
     assert (cost.ratio, cost.low, cost.high) == (1.0, 0.5, 2.0)
+
+
+def test_the_peak_counts_what_a_contender_holds_at_once_and_not_what_it_frees():
+    held = [torch.zeros(1_000_000)]
+
+    def frees_then_holds() -> None:
+        held.clear()
+        first = torch.zeros(1_000_000)
+        del first
+        both = torch.zeros(2_000_000), torch.zeros(500_000)
+        del both
+
+    assert peak_bytes(frees_then_holds) == pytest.approx(10e6, rel=0.01)
+
+
+def test_the_figure_shows_ratios_with_the_most_threads_and_is_the_same_for_the_same_rows(tmp_path):
+    one = row("section", "work", ours=("a", [1.0]), other=("b", [6.0]))
+    cost = row("section", "work", ours=("a", [1.0]), other=("parts", [1.0]), is_cost=True)
+    two = dataclasses.replace(one, threads=one.threads + 1, ratio=7.0)
+    assert speeds([one, two, cost]) == [two]
+    for name in ("first", "second"):
+        draw([one, two, cost], tmp_path / name)
+    drawn = (tmp_path / "first").read_bytes()
+    assert drawn == (tmp_path / "second").read_bytes() and "7×".encode() in drawn and "6×</text>".encode() not in drawn
+
+
+def test_every_kept_comparison_is_explained_on_the_page():
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    explained = text[text.index("What each comparison stands for") : text.index("## Where the difference")]
+    for line in json.loads((root / "results" / "bench.json").read_text(encoding="utf-8"))["rows"]:
+        assert f"| {line['section']} |" in explained or line["section"] == "store", line
 
 
 def test_exponents_of_power_laws():
