@@ -27,11 +27,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 demo: install ## the main job, small: all phases on two sets, what the thoughts are worth, a report (about six minutes on two cores)
-	$(BIN)/lrd run --config demo
-	$(BIN)/lrd ablate runs/demo --models latent-lora --num_problems 200
+	$(BIN)/lrd run --config demo --ablate_problems 200
 	$(BIN)/lrd report runs/demo
-	$(BIN)/lrd run --config graph
-	$(BIN)/lrd ablate runs/graph --models latent-lora --num_problems 200
+	$(BIN)/lrd run --config graph --ablate_problems 200
 	$(BIN)/lrd report runs/graph
 
 test: install ## all tests in WORKERS=2 processes, with at least 90% of the lines run in-process

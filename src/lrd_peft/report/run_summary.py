@@ -11,22 +11,30 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lrd_peft.evaluation.ablation_results import Ablations
 from lrd_peft.evaluation.metrics import McNemar, Summary, mcnemar, pair_by_id
 from lrd_peft.evaluation.outcomes import unpack_outcomes
+from lrd_peft.evaluation.probe_results import Probes
 from lrd_peft.evaluation.records import Record, read_record
+from lrd_peft.pipeline.run_folder import ABLATION, PROBES
 from lrd_peft.report.style import in_order, method_style
+from lrd_peft.runtime.json_files import read_optional
 
 
 def show(run: Path) -> str:
-    """Return the results of a finished run as plain text.
+    """Return the results of a finished run as plain text, and what its ablation and its probes say, if it has them.
 
     Args:
         run: Run folder or record.
 
     Raises:
-        UserError: If there is no record.
+        UserError: If there is no record, or if a file cannot be read.
     """
-    return render(read_record(run))
+    text = render(read_record(run))
+    folder = run if run.is_dir() else run.parent
+    ablations, probes = read_optional(folder / ABLATION, Ablations), read_optional(folder / PROBES, Probes)
+    looks = (*(ablations.found if ablations else ()), *(probes.found if probes else ()))
+    return "\n\n".join([text, *(textwrap.fill(f"{look.verdict()}.", 118, subsequent_indent="  ") for look in looks)])
 
 
 def render(record: Record) -> str:
