@@ -164,9 +164,9 @@ def make_record(config: RunConfig, markers: dict[Phase, PhaseMarker], paths: Run
         found = {name: note[name] for name in ("accuracy", "num_validation") if name in note}
         curves.append({"phase": "teacher", "stage": note["stage"], **found})
     for note in stages:
-        curves += [{"phase": "teacher", "stage": note["stage"], **row} for row in _thin(note["curve"])]
+        curves += [{"phase": "teacher", "stage": note["stage"], **row} for row in thin(note["curve"])]
     if "student" in markers:
-        curves += [{"phase": "student", **row} for row in _thin(markers["student"].note.curve)]
+        curves += [{"phase": "student", **row} for row in thin(markers["student"].note.curve)]
     # The phase that trained the method's model, if one did.
     trained: Phase | None = "student" if "student" in markers else None
     if trained is None and config.method.needs is not None:
@@ -197,8 +197,13 @@ def _source(paths: RunPaths) -> dict[str, str]:
     return {} if source is None else {"from_run": source}
 
 
-def _thin(curve: Sequence[dict[str, Any]], *, most: int = 200) -> Sequence[dict[str, Any]]:
-    """Return at most `most` rows of a curve, evenly spaced, including the last, so that a record stays small."""
-    if len(curve) <= most:
+def thin(curve: Sequence[dict[str, Any]], *, most: int = 200) -> Sequence[dict[str, Any]]:
+    """Return all gradings of a curve and at most `most` of its other rows, so that a record stays small.
+
+    Those are evenly spaced, with the first and the last.
+    """
+    logged = [i for i, row in enumerate(curve) if "eval_loss" not in row]
+    if len(logged) <= most:
         return curve
-    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
+    kept = {logged[round(i * (len(logged) - 1) / (most - 1))] for i in range(most)}
+    return [row for i, row in enumerate(curve) if i in kept or "eval_loss" in row]

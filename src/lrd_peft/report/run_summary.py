@@ -16,7 +16,6 @@ from lrd_peft.evaluation.metrics import McNemar, Summary, mcnemar, pair_by_id
 from lrd_peft.evaluation.outcomes import unpack_outcomes
 from lrd_peft.evaluation.probe_results import Probes
 from lrd_peft.evaluation.records import Record, read_record
-from lrd_peft.pipeline.run_folder import ABLATION, PROBES
 from lrd_peft.report.style import in_order, method_style
 from lrd_peft.runtime.json_files import read_optional
 
@@ -32,7 +31,7 @@ def show(run: Path) -> str:
     """
     text = render(read_record(run))
     folder = run if run.is_dir() else run.parent
-    ablations, probes = read_optional(folder / ABLATION, Ablations), read_optional(folder / PROBES, Probes)
+    ablations, probes = read_optional(folder / "ablation.json", Ablations), read_optional(folder / "probe.json", Probes)
     looks = (*(ablations.found if ablations else ()), *(probes.found if probes else ()))
     return "\n\n".join([text, *(textwrap.fill(f"{look.verdict()}.", 118, subsequent_indent="  ") for look in looks)])
 
