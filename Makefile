@@ -49,7 +49,7 @@ docs: install ## the documentation site, strictly and offline, into site/
 figures: install ## every table and figure of results/ and one page, into enhanced_figures/ (within a minute)
 	$(BIN)/lrd report
 
-bench: install ## speed as ratios, in ten minutes (QUICK=1: under two minutes; WRITE=1: fill docs/performance.md; CLOCK=cpu; ONLY=store)
+bench: install ## speed as ratios, in 15 to 20 minutes (QUICK=1: under two minutes; WRITE=1: fill docs/performance.md; CLOCK=cpu; ONLY=store)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(CLOCK),--clock $(CLOCK)) $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove builds, caches and measurements; runs and .venv stay

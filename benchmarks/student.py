@@ -191,7 +191,7 @@ def step(trainer: LRDPEFTTrainer, batch: Batch) -> Callable[[], float]:
 def rows(settings: Settings) -> Iterator[Row]:
     sizes = {"tiny": 6} if settings.quick else {"tiny": 12}
     if settings.thorough:
-        sizes["llama-256x4-50k"] = 8
+        sizes["llama-256x4-50k"] = 16
     for name, num_steps in sizes.items():
         with tempfile.TemporaryDirectory(dir=memory_disk()) as folder:
             yield from _rows(settings, Pair(name, Path(folder), num_steps=num_steps))
