@@ -10,10 +10,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Row
+from benchmarks.training_step import CACHED
 from lrd_peft.report.style import BLUE, GREY, ORANGE
 
-# The comparison that the README quotes: published training code has a cache too.
-FAIR = "cached, head and states everywhere"
 TICKS = (1, 2, 5, 10, 20, 50)
 STYLE: Any = {"svg.hashsalt": "lrd-peft", "svg.fonttype": "none", "font.size": 9.0}
 
@@ -38,7 +37,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         figure = Figure(figsize=(8.6, 0.6 + 0.27 * len(chosen)), layout="constrained")
         panel = figure.subplots()
         for place, row in enumerate(chosen):
-            color = ORANGE if row.other == FAIR else BLUE if row.ratio >= 1 else GREY
+            color = ORANGE if row.other == CACHED else BLUE if row.ratio >= 1 else GREY
             panel.barh(place, row.ratio - 1, left=1, height=0.7, color=color)
             panel.plot((row.low, row.high), (place, place), color="black", linewidth=1)
             panel.annotate(

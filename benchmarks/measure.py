@@ -42,9 +42,14 @@ class Settings:
     clock: str = "wall"
 
     @property
+    def has_most_threads(self) -> bool:
+        """Whether this is the round with the most threads: what depends on no threads, memory, is measured in it."""
+        return torch.get_num_threads() == max(self.threads)
+
+    @property
     def thorough(self) -> bool:
         """Whether the large works are measured too: with all cores only, they take minutes on one."""
-        return not self.quick and torch.get_num_threads() == max(self.threads)
+        return not self.quick and self.has_most_threads
 
     def now(self) -> float:
         return time.perf_counter() if self.clock == "wall" else time.process_time()

@@ -44,6 +44,8 @@ def _rows(settings: Settings, work: Work) -> Iterator[Row]:
         target="≤ 1.4",
         is_cost=True,
     )
+    if not settings.has_most_threads:
+        return
     work.model.gradient_checkpointing_disable()
     without = peak_bytes(lambda: ours(work))
     work.model.activation_checkpointing_enable()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,11 +34,8 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def train(num_processes: int, *, num_steps: int) -> tuple[list[float], float]:
     """Return the wall times of several trainings in this many processes, without their start, and the mean loss."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
     with tempfile.TemporaryDirectory(dir=memory_disk()) as folder:
-        launcher = ("torch.distributed.run", "--nproc_per_node", str(num_processes), "--master_port", port)
+        launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes))
         command = [sys.executable, "-m", *launcher, "-m", "benchmarks.processes", folder, str(num_steps)]
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:

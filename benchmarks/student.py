@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from benchmarks.extraction import memory_disk
-from benchmarks.measure import Row, Settings, alternate, peak_bytes, row
+from benchmarks.measure import Contender, Row, Settings, alternate, peak_bytes, row
 from benchmarks.reference import distilling
 from benchmarks.work import LONGEST, make_lm, problems
 from lrd_peft.data.collate import Batch
@@ -228,15 +228,25 @@ def _rows(settings: Settings, pair: Pair) -> Iterator[Row]:
     own_step, forced_step = step(trainer, batches[0]), step(pair.trainer(thoughts_from="teacher"), batches[0])
     refined_step = step(pair.trainer(thoughts_from="refined"), batches[0])
     contenders = (own_step, forced_step, refined_step, online, field)
-    own, parallel, refined, beside, whole = alternate(settings, *contenders, warm_up=False, least=2)
-    peaks = dict(zip(contenders, map(peak_bytes, contenders), strict=True))
-    mine = ("from a store", own)
-    fixed = ("teacher online, head, fixed length", beside)
-    yield row(SECTION, work, ours=mine, other=fixed, target="≥ 3", peaks=(peaks[own_step], peaks[online]))
-    fixed = ("the same, and the student so too", whole)
-    yield row(SECTION, work, ours=mine, other=fixed, peaks=(peaks[own_step], peaks[field]))
-    mine, sequential = ("teacher's thoughts, one pass", parallel), ("its own thoughts", own)
-    yield row(SECTION, work, ours=mine, other=sequential, peaks=(peaks[forced_step], peaks[own_step]))
-    mine = ("teacher's thoughts refined, two passes", refined)
-    both = (peaks[refined_step], peaks[own_step])
-    yield row(SECTION, work, ours=mine, other=sequential, target="≥ 2", peaks=both)
+    measured = alternate(settings, *contenders, warm_up=False, least=2)
+    times: dict[Contender, list[float]] = dict(zip(contenders, measured, strict=True))
+    peaks: dict[Contender, int] = {
+        contender: peak_bytes(contender) for contender in contenders if settings.has_most_threads
+    }
+
+    def compared(ours: tuple[str, Contender], other: tuple[str, Contender], *, target: str = "") -> Row:
+        (name, mine), (other_name, theirs) = ours, other
+        return row(
+            SECTION,
+            work,
+            ours=(name, times[mine]),
+            other=(other_name, times[theirs]),
+            target=target,
+            peaks=(peaks.get(mine), peaks.get(theirs)),
+        )
+
+    stored, own = ("from a store", own_step), ("its own thoughts", own_step)
+    yield compared(stored, ("teacher online, head, fixed length", online), target="≥ 3")
+    yield compared(stored, ("the same, and the student so too", field))
+    yield compared(("teacher's thoughts, one pass", forced_step), own)
+    yield compared(("teacher's thoughts refined, two passes", refined_step), own, target="≥ 2")

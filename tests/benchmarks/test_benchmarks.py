@@ -105,7 +105,7 @@ def test_every_kept_comparison_is_explained_on_the_page():
     text = (root / "docs" / "performance.md").read_text(encoding="utf-8")
     explained = text[text.index("What each comparison stands for") : text.index("## Where the difference")]
     for line in json.loads((root / "results" / "bench.json").read_text(encoding="utf-8"))["rows"]:
-        assert f"| {line['section']} |" in explained or line["section"] == "store", line
+        assert f"| {line['section']} |" in explained, line
 
 
 def test_exponents_of_power_laws():

@@ -96,7 +96,8 @@ def test_a_method_trains_grades_and_records_its_student(method: str, latent: Pat
     assert graded == [1, 2], "its validation problems are graded while it trains"
     assert (folder / "ablation.json").is_file() == row.thinks
     assert not (folder / "probe.json").exists(), "two problems are too few for probes, and the run has not failed"
-    assert method in show(folder) and ("right with its thoughts" in show(folder)) == row.thinks
+    shown = show(folder)
+    assert method in shown and ("right with its thoughts" in shown) == row.thinks
 
     student = StudentModel.from_pretrained(folder)
     assert student.has_adapters == (row.trains == "lora")

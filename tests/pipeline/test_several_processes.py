@@ -88,9 +88,9 @@ def accelerate(configuration: str, *arguments: str) -> subprocess.Popen[str]:
 def spread_over_two(*arguments: str, output_dir: Path) -> None:
     """Run with FSDP over gloo, once more if a process dies in native code.
 
-    Torch 2.13 has corrupted the heap of a process once in more than a hundred such runs ("malloc(): unaligned fastbin
-    chunk detected" while optimizer state is gathered). Torch's own code only is native here, so that the second run is
-    a fair one; a warning counts the first.
+    It happened once in many such runs with torch 2.13 ("malloc(): unaligned fastbin chunk detected", SIGABRT while
+    optimizer state was gathered), for a reason that is not known. Nothing of ours is native. A warning shows the first
+    output, with the process's trace.
     """
     command = ("fsdp.yaml", "run", *arguments, "--output_dir", str(output_dir))
     process = accelerate(*command)

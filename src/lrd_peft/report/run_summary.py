@@ -33,7 +33,7 @@ def show(run: Path) -> str:
     folder = run if run.is_dir() else run.parent
     ablations, probes = read_optional(folder / "ablation.json", Ablations), read_optional(folder / "probe.json", Probes)
     looks = (*(ablations.found if ablations else ()), *(probes.found if probes else ()))
-    return "\n\n".join([text, *(textwrap.fill(f"{look.verdict()}.", 118, subsequent_indent="  ") for look in looks)])
+    return "\n\n".join([text, *(told(f"{look.verdict()}.") for look in looks)])
 
 
 def render(record: Record) -> str:
@@ -99,6 +99,11 @@ def run_verdict(record: Record, dataset: str) -> str:
         f"{dataset}: {record.method} answers {own.accuracy:.1%} of the held-out problems right after "
         f"{own.mean_passes:.1f} sequential passes each, {compared}."
     )
+    return told(sentence)
+
+
+def told(sentence: str) -> str:
+    """Return a sentence wrapped for the terminal, its further lines indented."""
     return textwrap.fill(sentence, 118, subsequent_indent="  ")
 
 

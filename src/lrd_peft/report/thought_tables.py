@@ -13,7 +13,7 @@ from lrd_peft.evaluation.ablation_results import Ablated, Ablation
 from lrd_peft.evaluation.metrics import wilson
 from lrd_peft.evaluation.parallel_results import ParallelThoughts
 from lrd_peft.evaluation.probe_results import Probed, ProbedTarget
-from lrd_peft.report.run_summary import table_text
+from lrd_peft.report.run_summary import table_text, told
 from lrd_peft.report.study_records import CellLooks
 from lrd_peft.report.tables import Table, cell_label, p_text
 
@@ -122,7 +122,7 @@ def ablation_text(ablation: Ablation) -> str:
     """Return the same for a terminal, with the verdict below it."""
     title = f"{ablation.model} on {ablation.dataset} (n = {ablation.untouched.n} held-out problems)"
     left_out = textwrap.fill(" ".join(left_out_notes(ablation)), 118)
-    return "\n".join(filter(None, (_shown(title, ablation_table(ablation)), left_out, _told(ablation.verdict()))))
+    return "\n".join(filter(None, (_shown(title, ablation_table(ablation)), left_out, told(f"{ablation.verdict()}."))))
 
 
 def _row(row: Ablated) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def probe_table(probed: Probed) -> Table:
 
 def probe_text(probed: Probed) -> str:
     """Return the same for a terminal, with the verdict below it."""
-    lines = [_shown(f"{probed.model} on {probed.dataset}", probe_table(probed)), _told(probed.verdict())]
+    lines = [_shown(f"{probed.model} on {probed.dataset}", probe_table(probed)), told(f"{probed.verdict()}.")]
     return "\n".join([*lines, *(f"not probed: {reason}" for reason in probed.skipped)])
 
 
@@ -204,7 +204,9 @@ def parallel_text(found: ParallelThoughts) -> str:
     table = Table(header=_PARALLEL_HEADER, rows=tuple(rows))
     left_out = f"{found.num_too_long} problems exceed the model's context" if found.num_too_long else ""
     title = f"{found.model} on {found.dataset}"
-    return "\n".join(filter(None, (_shown(title, table), textwrap.fill(note, 118), left_out, _told(found.verdict()))))
+    return "\n".join(
+        filter(None, (_shown(title, table), textwrap.fill(note, 118), left_out, told(f"{found.verdict()}.")))
+    )
 
 
 _PARALLEL_HEADER = ("start", "until", "passes", "accuracy", "95% interval", "p", "answers changed", "distance")
@@ -245,7 +247,3 @@ def _shown(title: str, table: Table) -> str:
     for row in table.rows:
         shown.add_row(*row)
     return table_text(shown)
-
-
-def _told(verdict: str) -> str:
-    return textwrap.fill(f"{verdict}.", 118, subsequent_indent="  ")
